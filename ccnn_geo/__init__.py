@@ -1,0 +1,23 @@
+"""Continuous convolutions on point clouds for PyTorch Geometric."""
+
+__version__ = "0.1.0"
+
+from ccnn_geo.nn import CCNN, MLP, SIREN, CKConvMP, FourierNet, GaborNet, MAGNet
+from ccnn_geo.ops import backends, knn_graph, radius_graph, use_backend
+from ccnn_geo.regularization import kernel_penalty, track_kernel_penalty
+
+__all__ = [
+    "CCNN",
+    "MLP",
+    "SIREN",
+    "CKConvMP",
+    "FourierNet",
+    "GaborNet",
+    "MAGNet",
+    "backends",
+    "kernel_penalty",
+    "knn_graph",
+    "radius_graph",
+    "track_kernel_penalty",
+    "use_backend",
+]

@@ -1,0 +1,74 @@
+"""The commands of `python -m ccnn_geo`, one module each, which nothing else imports."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from ccnn_geo.commands import export, info, plot, predict, train
+
+_COMMANDS: dict[str, ModuleType] = {
+    "predict": predict,
+    "info": info,
+    "train": train,
+    "export": export,
+    "plot": plot,
+}
+_EPILOG = """Every command takes --help, and --debug, which shows where an error comes from.
+
+exit codes:
+  0  all went well
+  1  something could not be done; what and why is on standard error
+  2  the command was not understood
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        arguments: What stands after `python -m ccnn_geo` on the command line.
+    """
+    debug = "--debug" in arguments
+    try:
+        return _run([each for each in arguments if each != "--debug"], debug)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        if debug:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    if arguments[:1] == ["train"]:
+        return train.train(arguments[1:])  # Lightning reads the rest, `--help` included
+    options = _parser().parse_args(arguments, argparse.Namespace(debug=debug))
+    return options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ccnn_geo",
+        description="Continuous convolutional networks for point clouds.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, module in _COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+    return parser

@@ -1,0 +1,133 @@
+"""Draw pictures: PNG, SVG or PDF files, interactive HTML pages, or a window."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ccnn_geo.nn import CKConvMP
+
+HELP = "draw kernels, initialisation, a training run, or voxels"
+_OUTPUT = "file to write: .png, .svg or .pdf"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the pictures and their arguments."""
+    pictures = parser.add_subparsers(title="pictures", required=True, metavar="PICTURE")
+
+    kernels = _add(pictures, "kernels", _kernels, "the learnt kernels of one layer")
+    kernels.add_argument("output", type=Path, help=f"{_OUTPUT}; or .html for a volume")
+    kernels.add_argument(
+        "--weights", metavar="NAME_OR_FOLDER", help="trained weights (default: as for `predict`)"
+    )
+    kernels.add_argument(
+        "--layer", type=int, default=1, help="layer, the stem being 0 (default: 1)"
+    )
+    kernels.add_argument(
+        "--channels", type=int, default=4, help="channels, the strongest ones (default: 4)"
+    )
+
+    initialization = _add(
+        pictures, "initialization", _initialization, "outputs before training, with and without "
+        "the paper's scaling of the kernels",
+    )  # fmt: skip
+    initialization.add_argument("output", type=Path, help=_OUTPUT)
+
+    training = _add(pictures, "run", _run, "learning curves and confusion matrix of a training run")
+    training.add_argument(
+        "run_folder", type=Path, help="folder with a results.json; the pictures are put beside it"
+    )
+
+    voxels = _add(pictures, "voxels", _voxels, "a mesh or cloud as points and as voxels")
+    voxels.add_argument("file", type=Path, help="mesh or cloud")
+    voxels.add_argument("output", type=Path, nargs="?", help=f"{_OUTPUT} (default: a window)")
+    voxels.add_argument(
+        "--resolution", type=int, default=40, help="voxels along each axis (default: 40)"
+    )
+    voxels.add_argument(
+        "--points", type=int, default=2048, help="points of the cloud (default: 2048)"
+    )
+
+
+def _add(
+    pictures: Any,
+    name: str,
+    draw: Callable[[argparse.Namespace], list[Path]],
+    description: str,
+) -> argparse.ArgumentParser:
+    def run(options: argparse.Namespace) -> int:
+        for file in draw(options):
+            sys.stdout.write(f"Wrote {file}\n")
+        return 0
+
+    parser = pictures.add_parser(name, help=description, description=f"Draw {description}.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _kernels(options: argparse.Namespace) -> list[Path]:
+    from ccnn_geo.interactive import kernel_volume, write_page
+    from ccnn_geo.nn import CCNN, CKConvMP
+    from ccnn_geo.prediction import DEFAULT_WEIGHTS
+    from ccnn_geo.visualization import plot_kernels, save_figure
+
+    weights = options.weights or DEFAULT_WEIGHTS
+    layers: list[CKConvMP] = [
+        module for module in CCNN.from_pretrained(weights).modules() if isinstance(module, CKConvMP)
+    ]
+    if not 0 <= options.layer < len(layers):
+        raise ValueError(f"Expected `--layer` from 0 to {len(layers) - 1}, got {options.layer}")
+    conv = layers[options.layer]
+    if options.output.suffix == ".html":
+        title = f"Kernels of layer {options.layer} of {weights}"
+        write_page(options.output, [kernel_volume(conv, channels=options.channels)], title=title)
+    else:
+        save_figure(plot_kernels(conv, channels=options.channels), options.output)
+    return [options.output]
+
+
+def _initialization(options: argparse.Namespace) -> list[Path]:
+    from ccnn_geo.nn import CCNN
+    from ccnn_geo.visualization import initial_outputs, plot_initialization, save_figure
+
+    # The kernels reach the whole cloud, all of which are neighbours.
+    model = CCNN(6, 40, dim=3, num_neighbors=256, extent=2.0, window_width=0.5)
+    save_figure(plot_initialization(initial_outputs(model, 256)), options.output)
+    return [options.output]
+
+
+def _run(options: argparse.Namespace) -> list[Path]:
+    from ccnn_geo.visualization import draw_run
+
+    file = options.run_folder / "results.json"
+    results = json.loads(file.read_text())
+    if not {"history", "classes", "confusion"} <= results.keys():
+        raise ValueError(f"{file}: expected a report with history, classes and confusion matrix")
+    return draw_run(options.run_folder, results)
+
+
+def _voxels(options: argparse.Namespace) -> list[Path]:
+    import torch
+    from torch_geometric.data import Data
+
+    from ccnn_geo.datasets import read_geometry
+    from ccnn_geo.datasets.sampling import Sampling
+    from ccnn_geo.interactive import show_voxels
+    from ccnn_geo.visualization import plot_voxels, save_figure
+    from ccnn_geo.voxels import Voxelize
+
+    sampling = Sampling(points_per_mesh=options.points)
+    geometry = read_geometry(options.file, allow_faceless=True)
+    (cloud,) = sampling.clouds(geometry, str(options.file))
+    pos = torch.from_numpy(cloud[:, :3])
+    if options.output is None:
+        show_voxels(pos, resolution=options.resolution)
+        return []
+    voxels = Voxelize(options.resolution)(Data(pos=pos)).pos
+    save_figure(plot_voxels(pos, voxels, resolution=options.resolution), options.output)
+    return [options.output]

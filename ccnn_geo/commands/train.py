@@ -1,0 +1,39 @@
+"""Train a CCNN to classify point clouds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+HELP = "train a network; `train --help` lists all settings"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare no arguments: `train` has its own reader of them."""
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train with the arguments of the experiments' command line and return the exit code.
+
+    Args:
+        arguments: What stands after `train`.
+    """
+    from ccnn_geo.datasets import PointCloudDataModule
+    from ccnn_geo.experiment import PointCloudCLI
+    from ccnn_geo.training import PointCloudClassifier
+
+    command_line = sys.argv
+    try:
+        # For reading alone: processes that Lightning starts later repeat the command line as it is.
+        sys.argv = ["python -m ccnn_geo train", *arguments]
+        cli = PointCloudCLI(PointCloudClassifier, PointCloudDataModule, description=__doc__)
+    finally:
+        sys.argv = command_line
+    results = cli.run()
+    if cli.trainer.is_global_zero:
+        sys.stdout.write(f"The report is {cli.folder / 'results.json'}\n")
+        for split in ("val", "test"):
+            if results[split] is not None:
+                sys.stdout.write(f"{split} accuracy {results[split]['accuracy']:.1%}\n")
+    return 0

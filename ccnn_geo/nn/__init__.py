@@ -1,0 +1,38 @@
+"""The layers: kernel networks, the continuous convolution, residual blocks and the CCNN."""
+
+from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
+from ccnn_geo.nn.ccnn import CCNN
+from ccnn_geo.nn.conv import CKConvMP
+from ccnn_geo.nn.kernels import (
+    MLP,
+    SIREN,
+    FourierNet,
+    GaborNet,
+    GaussianWindow,
+    KernelNetwork,
+    MAGNet,
+)
+from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear
+from ccnn_geo.nn.pretrained import ModelCard, Preprocessing, PretrainedModule, pretrained_names
+
+__all__ = [
+    "CCNN",
+    "MLP",
+    "SIREN",
+    "CCNNBlock",
+    "CKConvMP",
+    "ChannelDropout",
+    "FlexBlock",
+    "FourierNet",
+    "GaborNet",
+    "GaussianWindow",
+    "KernelNetwork",
+    "MAGNet",
+    "ModelCard",
+    "PointwiseLinear",
+    "Preprocessing",
+    "PretrainedModule",
+    "ResidualBlock",
+    "S4Block",
+    "pretrained_names",
+]

@@ -1,0 +1,71 @@
+"""What the layers refuse, in one place; nothing here makes a GPU wait."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_points(
+    x: Tensor, pos: tuple[Tensor, Tensor], weight: Tensor | None, dim: int, channels: int
+) -> None:
+    """Check features `x [S, C]`, positions of sources and targets, and weights `[S]`.
+
+    Raises:
+        TypeError: If features or positions are not floating point, or positions in 16 bits.
+        ValueError: If shapes do not fit.
+    """
+    for name, value in (("x", x), ("pos", pos[0]), ("pos", pos[1])):
+        check_floating_point(value, name)
+    if pos[0].dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"Expected `pos` to be float32 or float64, got {pos[0].dtype}: call pos.float()"
+        )
+    for part in pos:
+        if part.dim() != 2 or part.size(1) != dim:
+            raise ValueError(f"Expected `pos` of shape [N, {dim}], got {list(part.shape)}")
+    if x.shape != (len(pos[0]), channels):
+        raise ValueError(f"Expected `x` of shape [{len(pos[0])}, {channels}], got {list(x.shape)}")
+    if weight is not None and weight.shape != (len(x),):
+        raise ValueError(f"Expected `weight` of shape [{len(x)}], got {list(weight.shape)}")
+
+
+def check_signals(x: Tensor, dim: int, channels: int) -> None:
+    """Check signals `x [B, C, *S]` on grids.
+
+    Raises:
+        TypeError: If they are not floating point.
+        ValueError: If their shape does not fit or an axis is empty.
+    """
+    check_floating_point(x, "x")
+    if x.dim() != dim + 2 or x.size(1) != channels or 0 in x.shape[2:]:
+        raise ValueError(
+            f"Expected `x` of shape [B, {channels}, *S] with {dim} axes S that are not empty, got "
+            f"{list(x.shape)}"
+        )
+
+
+def check_floating_point(value: Tensor, name: str) -> None:
+    """Refuse other types.
+
+    Raises:
+        TypeError: If it is one.
+    """
+    if not value.is_floating_point():
+        raise TypeError(f"Expected floating-point `{name}`, got {value.dtype}")
+
+
+def check_finite(**values: Tensor) -> None:
+    """Refuse NaN and infinity on the CPU; on a GPU one would have to wait for the answer.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, value in values.items():
+        if value.is_cuda or torch.compiler.is_compiling() or not value.is_floating_point():
+            continue
+        # A sum is ten times as fast; it may overflow where all values are finite.
+        if not (math.isfinite(value.detach().sum()) or bool(torch.isfinite(value).all())):
+            raise ValueError(f"Expected finite `{name}`, got NaN or infinity")

@@ -1,0 +1,59 @@
+// The binary interface of the native backend: what Python hands over through ctypes.
+//
+// Plain C structures of sizes and pointers, so that the library needs nothing of PyTorch but its
+// vector headers. Every array is contiguous; `void*` is float* or double*, as the function's name
+// says; a null pointer stands for an operand that is absent or a gradient that is not wanted.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__GNUC__)
+#define CCNN_GEO_EXPORT __attribute__((visibility("default")))
+#else
+#define CCNN_GEO_EXPORT
+#endif
+
+extern "C" {
+
+struct CcnnGeoCall {
+  int64_t sources, targets, dim, channels, layers, width;
+  int64_t slots;    // length of `index`
+  int64_t degree;   // slots per target where there is no `pointer`
+  int64_t threads;  // how many threads may run
+  int64_t buffer_bytes;  // memory that gradients of the sources may take before they are summed
+  const int64_t* index;
+  const int64_t* pointer;
+  const void* x;               // [sources, channels]
+  const void* source;          // [sources, dim]
+  const void* target;          // [targets, dim]
+  const void* bounds;          // [2, dim]
+  const void* inverse_sigma;   // [dim]
+  const void* centers;         // [layers, width, dim]
+  const void* inverse_widths;  // [layers, width, dim]
+  const void* frequencies;     // [layers, width, dim]
+  const void* phases;          // [layers, width]
+  const void* weights;         // [layers - 1, width, width]
+  const void* biases;          // [layers - 1, width]
+  const void* readout;         // [channels, width + 1] or null
+};
+
+// What backward fills, in the shapes of the operands.
+struct CcnnGeoGradients {
+  void *x, *source, *target, *inverse_sigma;
+  void *centers, *inverse_widths, *frequencies, *phases, *weights, *biases, *readout;
+};
+
+enum CcnnGeoStatus : int32_t {
+  kCcnnGeoDone = 0,
+  kCcnnGeoOutOfMemory = 1,
+  kCcnnGeoBadIndex = 2,  // an entry of `index` or `pointer` points outside
+  kCcnnGeoFailed = 3,
+};
+
+CCNN_GEO_EXPORT int32_t ccnn_geo_forward_float(const CcnnGeoCall*, void* output, void* moment);
+CCNN_GEO_EXPORT int32_t ccnn_geo_forward_double(const CcnnGeoCall*, void* output, void* moment);
+CCNN_GEO_EXPORT int32_t ccnn_geo_backward_float(
+    const CcnnGeoCall*, const void* grad_output, const void* grad_moment, const CcnnGeoGradients*);
+CCNN_GEO_EXPORT int32_t ccnn_geo_backward_double(
+    const CcnnGeoCall*, const void* grad_output, const void* grad_moment, const CcnnGeoGradients*);
+}

@@ -1,0 +1,164 @@
+// A few dozen edges, gathered so that each is one SIMD lane.
+#pragma once
+
+#include <atomic>
+
+#include "problem.h"
+
+namespace ccnn_geo {
+
+// Edges of a tile: many enough to spread the work done once per tile, few enough that all that is
+// computed for them stays in the second-level cache.
+template <typename T>
+constexpr int64_t kTile = 512 / sizeof(T);
+
+// Edges of one target that stand together in a tile.
+struct Run {
+  int64_t target, begin, end;
+};
+
+// The edges that a thread is working on.
+template <typename T>
+class Tile {
+ public:
+  Tile(const Problem<T>& problem, Arena& arena)
+      : offset(arena.zeros<T>(problem.dim * kTile<T>)), window_decay(arena.zeros<T>(kTile<T>)),
+        x(arena.zeros<T>(kTile<T> * problem.padded_channels)), problem_(problem) {}
+
+  bool full() const { return count == kTile<T>; }
+  int64_t vectors() const { return (count + kLanes<T> - 1) / kLanes<T>; }
+
+  void clear() { count = num_runs = 0; }
+
+  // Adds edges of a target from `slot` on, until there are no more or the tile is full; returns
+  // where to go on. An empty slot, or an edge outside the kernel's support, contributes nothing to
+  // anything, so that it is left out here.
+  int64_t collect(int64_t target, int64_t slot, int64_t end, std::atomic<bool>& bad_index) {
+    if (problem_.sources == 0) {
+      bad_index = bad_index || slot < end;
+      return end;
+    }
+    const int64_t before = count, taken = std::min(end - slot, kTile<T> - count);
+    with_dimension(problem_.dim, [&](auto dim) {
+      if (load<dim.value>(problem_.index + slot, target, taken, bad_index)) {
+        count += taken;
+      } else {
+        compact(taken);
+      }
+    });
+    if (num_runs > 0 && runs[num_runs - 1].target == target) {
+      runs[num_runs - 1].end = count;
+    } else if (count > before) {
+      runs[num_runs++] = {target, before, count};
+    }
+    return slot + taken;
+  }
+
+  // Completes a tile once it is collected: the window's exponents, and idle lanes made harmless.
+  void finish() {
+    constexpr T kHigh = static_cast<T>(kHalfLog2E), kLow = static_cast<T>(kHalfLog2E - kHigh);
+    const int64_t padded = vectors() * kLanes<T>;
+    for (int64_t d = 0; d < problem_.dim; ++d) {
+      std::fill(offset + d * kTile<T> + count, offset + d * kTile<T> + padded, T(0));
+    }
+    for (int64_t lane = 0; lane < padded; lane += kLanes<T>) {
+      Vec<T> square(T(0));
+      for (int64_t d = 0; d < problem_.dim; ++d) {
+        const Vec<T> scaled =
+            Vec<T>::loadu(offset + d * kTile<T> + lane) * Vec<T>(problem_.inverse_sigma[d]);
+        square = at::vec::fmadd(scaled, scaled, square);
+      }
+      // In two parts: a rounded factor would narrow or widen the window of every edge alike.
+      const Vec<T> decay = at::vec::fmadd(square, Vec<T>(kHigh), square * Vec<T>(kLow));
+      decay.store(window_decay + lane);
+    }
+  }
+
+  // Asks for the rows of a table, [sources, stride], that belong to the tile's sources; they arrive
+  // while the kernel is evaluated. A table that the second-level cache holds needs no asking.
+  // Inlined by force: GCC takes a function that only prefetches for one without effect.
+  [[gnu::always_inline]] void prefetch(const T* rows, int64_t stride) const {
+#if defined(__GNUC__)
+    constexpr int64_t kLine = 64 / sizeof(T), kCacheBytes = 1 << 20;
+    if (problem_.sources * stride * static_cast<int64_t>(sizeof(T)) < kCacheBytes) return;
+    for (int64_t edge = 0; edge < count; ++edge) {
+      const T* row = rows + source[edge] * stride;
+      for (int64_t c = 0; c < stride; c += kLine) __builtin_prefetch(row + c, 0, 2);
+    }
+#else
+    (void)rows, (void)stride;
+#endif
+  }
+
+  // Gathers the features of the sources into `x`, [edges, padded channels]. `gain`, one padded row
+  // per run, multiplies them where it is given. Idle lanes are set to zero.
+  void gather(const T* gain) {
+    const int64_t whole = problem_.channels / kLanes<T> * kLanes<T>;
+    const int64_t rest = problem_.channels - whole, stride = problem_.padded_channels;
+    for (int64_t r = 0; r < num_runs; ++r) {
+      for (int64_t edge = runs[r].begin; edge < runs[r].end; ++edge) {
+        const T* from = problem_.x + source[edge] * problem_.channels;
+        T* to = x + edge * stride;
+        const T* factor = gain ? gain + r * stride : nullptr;
+        const auto copy = [&](int64_t c, const Vec<T>& value) {
+          (factor ? value * Vec<T>::loadu(factor + c) : value).store(to + c);
+        };
+        for (int64_t c = 0; c < whole; c += kLanes<T>) copy(c, Vec<T>::loadu(from + c));
+        if (rest) copy(whole, Vec<T>::loadu(from + whole, rest));
+      }
+    }
+    std::fill(x + count * stride, x + vectors() * kLanes<T> * stride, T(0));
+  }
+
+  int64_t count = 0, num_runs = 0;
+  int64_t source[kTile<T>];
+  Run runs[kTile<T>];
+  T* offset;        // [D, kTile]
+  T* window_decay;  // [kTile], base-two exponent of the window, negated
+  T* x;             // [kTile, padded C]
+
+ private:
+  // Writes `size` edges behind those that are there; tells whether all of them count.
+  template <int kDim>
+  bool load(const int64_t* index, int64_t target, int64_t size, std::atomic<bool>& bad_index) {
+    const int64_t dim = kDim ? kDim : problem_.dim, sources = problem_.sources;
+    const T* center = problem_.target + target * dim;
+    bool all = true;
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t j = index[i];
+      const bool valid = static_cast<uint64_t>(j) < static_cast<uint64_t>(sources);
+      const T* position = problem_.source + (valid ? j : 0) * dim;
+      source[count + i] = valid ? j : -1;
+      all &= valid;
+      for (int64_t d = 0; d < dim; ++d) offset[d * kTile<T> + count + i] = position[d] - center[d];
+    }
+    if (!all && *std::max_element(index, index + size) >= sources) bad_index = true;
+    for (int64_t d = 0; d < dim; ++d) {
+      const T lower = problem_.bounds[d], upper = problem_.bounds[dim + d];
+      const T* v = offset + d * kTile<T> + count;
+      int outside = 0;
+      for (int64_t i = 0; i < size; ++i) outside |= !(v[i] >= lower) | !(v[i] <= upper);
+      all &= !outside;
+    }
+    return all;
+  }
+
+  // Keeps, of the last `size` edges written, those that count.
+  void compact(int64_t size) {
+    const int64_t dim = problem_.dim, first = count;
+    for (int64_t i = first; i < first + size; ++i) {
+      bool inside = source[i] >= 0;
+      for (int64_t d = 0; d < dim; ++d) {
+        const T v = offset[d * kTile<T> + i];
+        inside &= v >= problem_.bounds[d] && v <= problem_.bounds[dim + d];
+        offset[d * kTile<T> + count] = v;
+      }
+      source[count] = source[i];
+      count += inside;
+    }
+  }
+
+  const Problem<T>& problem_;
+};
+
+}  // namespace ccnn_geo

@@ -1,0 +1,64 @@
+"""The features of a MAGNet as a plain function of coordinates and weights."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class MAGNetWeights(NamedTuple):
+    r"""The weights of a multiplicative anisotropic Gabor network with L filters of width H.
+
+    Filter :math:`l` is :math:`G_l(c) = \exp(-\tfrac12 \|\gamma_l \odot (c - \mu_l)\|^2)
+    \sin(\omega_l \cdot c + \varphi_l)`.
+    """
+
+    centers: Tensor
+    """:math:`\\mu`, `[L, H, D]`."""
+    inverse_widths: Tensor
+    """:math:`\\gamma`, `[L, H, D]`."""
+    frequencies: Tensor
+    """:math:`\\omega`, radians per unit of coordinate, `[L, H, D]`."""
+    phases: Tensor
+    """:math:`\\varphi`, radians, `[L, H]`."""
+    weights: Tensor
+    """The linear maps between the filters, `[L - 1, H, H]`."""
+    biases: Tensor
+    """Their biases, `[L - 1, H]`."""
+
+    def shifted(self, shift: float) -> MAGNetWeights:
+        """Weights of the network that gives at `c` what this one gives at `c + shift`."""
+        if shift == 0.0:
+            return self
+        return self._replace(
+            centers=self.centers - shift,
+            phases=self.phases + shift * self.frequencies.sum(-1),
+        )
+
+
+def magnet_features(coordinates: Tensor, network: MAGNetWeights) -> Tensor:
+    r"""Evaluate a MAGNet up to its last hidden layer (FlexConv, Romero et al. 2022, Sec. 3.2).
+
+    .. math::
+        h_0 = G_0(c), \qquad h_l = G_l(c) \odot (W_l h_{l-1} + b_l)
+
+    Args:
+        coordinates: Where to evaluate, `[..., D]`.
+        network: The weights.
+
+    Returns:
+        The features :math:`h_{L-1}`, `[..., H]`.
+    """
+
+    def gabor(layer: int) -> Tensor:
+        centered = coordinates.unsqueeze(-2) - network.centers[layer]
+        envelope = torch.exp(-0.5 * (network.inverse_widths[layer] * centered).square().sum(-1))
+        angle = coordinates @ network.frequencies[layer].T + network.phases[layer]
+        return envelope * torch.sin(angle)
+
+    hidden = gabor(0)
+    for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True), 1):
+        hidden = gabor(layer) * torch.nn.functional.linear(hidden, weight, bias)
+    return hidden

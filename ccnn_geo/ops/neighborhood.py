@@ -1,0 +1,124 @@
+"""Who is whose neighbour: the one form in which all convolutions take a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Neighborhood:
+    """The sources of every target, target by target.
+
+    Either every target has `degree` slots (a table `[T, degree]`, in which -1 marks an empty
+    slot), or `pointer` says where the sources of each target begin and end (any degrees).
+
+    Args:
+        index: Source of every edge, all those of target 0 first, `[E]`, int64.
+        num_sources: Number of source points, S.
+        num_targets: Number of target points, T.
+        degree: Slots per target, for a table.
+        pointer: Sources of target `i` are `index[pointer[i]:pointer[i + 1]]`, `[T + 1]`, int64.
+    """
+
+    index: Tensor
+    num_sources: int
+    num_targets: int
+    degree: int = 0
+    pointer: Tensor | None = None
+
+    @classmethod
+    def from_table(cls, table: Tensor, num_sources: int | None = None) -> Neighborhood:
+        """Wrap a table of sources, `[T, K]`, in which -1 marks an empty slot."""
+        if table.dim() != 2 or table.dtype != torch.int64:
+            raise ValueError(
+                f"Expected `table` of shape [T, K] and type int64, got {list(table.shape)} "
+                f"and {table.dtype}"
+            )
+        num_targets, degree = table.shape
+        sources = num_targets if num_sources is None else num_sources
+        return cls(table.reshape(-1), sources, num_targets, degree)
+
+    @classmethod
+    def from_edge_index(
+        cls, edge_index: Tensor, num_sources: int, num_targets: int | None = None
+    ) -> Neighborhood:
+        """Sort an edge list by target; it becomes a table where all degrees are equal.
+
+        Args:
+            edge_index: Sources and targets, `[2, E]`, int64, in any order.
+            num_sources: Number of source points.
+            num_targets: Number of target points, as many as sources unless given.
+
+        Raises:
+            ValueError: If `edge_index` has another shape or type, or names a missing point
+                (looked up on the CPU only: on a GPU it would force a synchronisation).
+        """
+        num_targets = num_sources if num_targets is None else num_targets
+        _check_edge_index(edge_index, num_sources, num_targets)
+        source, target = edge_index
+        compiling = torch.compiler.is_compiling()
+        if compiling or not bool((target[1:] >= target[:-1]).all()):
+            target, order = torch.sort(target, stable=True)
+            source = source[order]
+        degrees = torch.bincount(target, minlength=num_targets)
+        if not compiling and num_targets > 0 and bool((degrees == degrees[0]).all()):
+            return cls(source.contiguous(), num_sources, num_targets, source.numel() // num_targets)
+        pointer = torch.nn.functional.pad(degrees.cumsum(0), (1, 0))
+        return cls(source.contiguous(), num_sources, num_targets, pointer=pointer)
+
+    @property
+    def num_slots(self) -> int:
+        """Number of edges, empty slots of a table included."""
+        return self.index.numel()
+
+    @cached_property
+    def target(self) -> Tensor:
+        """Target of every slot, `[E]`."""
+        targets = torch.arange(self.num_targets, device=self.index.device)
+        if self.pointer is None:
+            return targets.repeat_interleave(self.degree)
+        return targets.repeat_interleave(self.pointer.diff(), output_size=self.num_slots)
+
+    @cached_property
+    def edge_index(self) -> Tensor:
+        """Sources and targets in PyG's order, empty slots left out, `[2, E]`."""
+        edge_index = torch.stack([self.index, self.target])
+        if self.pointer is None:
+            edge_index = edge_index[:, self.index >= 0]
+        return edge_index
+
+    @cached_property
+    def reversed(self) -> tuple[Tensor, Tensor]:
+        """The same edges grouped by source: a pointer `[S + 1]` and their targets `[E]`.
+
+        Empty slots are sorted to the front, before `pointer[0]`.
+        """
+        source, order = torch.sort(self.index, stable=True)
+        bounds = torch.arange(self.num_sources + 1, device=source.device)
+        return torch.searchsorted(source, bounds), self.target[order]
+
+
+def relative_offsets(source: Tensor, target: Tensor) -> Tensor:
+    """Offsets from targets to sources, source minus target: the orientation of every kernel."""
+    return source - target
+
+
+def _check_edge_index(edge_index: Tensor, num_sources: int, num_targets: int) -> None:
+    if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
+        raise ValueError(
+            "Expected `edge_index` of shape [2, E] and type int64, got "
+            f"{list(edge_index.shape)} and {edge_index.dtype}"
+        )
+    if edge_index.is_cuda or edge_index.numel() == 0 or torch.compiler.is_compiling():
+        return
+    for row, name, size in ((0, "source", num_sources), (1, "target", num_targets)):
+        low, high = (int(bound) for bound in edge_index[row].aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(
+                f"Expected every {name} in `edge_index` to lie in [0, {size - 1}], "
+                f"got indices from {low} to {high}"
+            )

@@ -1,0 +1,215 @@
+"""Download that resumes and is checked, and extraction that stays inside its folder."""
+
+import errno
+import hashlib
+import http.client
+import logging
+import os
+import shutil
+import stat
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+__all__ = ["download", "extract_zip"]
+
+_LOGGER = logging.getLogger(__name__)
+_CHUNK_BYTES = 1 << 20
+_ATTEMPTS_PER_MIRROR = 3
+# Some hosts turn away what says it is Python's own client.
+_HEADERS = {"User-Agent": "ccnn_geo", "Accept-Encoding": "identity"}
+
+
+def download(
+    urls: Sequence[str], target: Path, *, sha256: str | None = None, timeout: float = 30.0
+) -> Path:
+    """Downloads a file from the first mirror that delivers it.
+
+    What has arrived is kept in ``<target>.part``; the next call, or the next mirror, goes on from
+    there. The file gets its name once it is complete and its checksum is right.
+
+    Args:
+        urls: The mirrors, in order of preference.
+        target: Where the file goes. If it is there already, nothing is done.
+        sha256: Its checksum in hexadecimal, where one is known.
+        timeout: Seconds to wait for a host that says nothing.
+
+    Returns:
+        The target.
+
+    Raises:
+        OSError: If no mirror delivered the file; the message says where to put it by hand. Or if
+            the disk is full.
+    """
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    failures = []
+    for url in urls:
+        try:
+            _fetch_checked(url, part, sha256, timeout)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            _LOGGER.warning("Could not download %s: %s", url, error)
+            failures.append(f"  {url}: {error}")
+        else:
+            os.replace(part, target)
+            return target
+    checksum = f" (sha256 {sha256})" if sha256 else ""
+    raise OSError(
+        f"Could not download {target.name}:\n" + "\n".join(failures) + "\n"
+        f"Download it by other means{checksum} and put it at {target.absolute()}"
+    )
+
+
+def _fetch_checked(url: str, part: Path, sha256: str | None, timeout: float) -> None:
+    """Fetches a file and checks it; a resumed one that comes out wrong is fetched once more."""
+    resumed = part.exists()
+    _fetch(url, part, timeout)
+    actual = _sha256(part)
+    if sha256 is None or actual == sha256.lower():
+        return
+    part.unlink()
+    if not resumed:
+        raise ValueError(f"expected a file with sha256 {sha256}, got {actual}")
+    _fetch_checked(url, part, sha256, timeout)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch(url: str, part: Path, timeout: float) -> None:
+    """Fetches what is missing of a file; goes on as long as a broken connection brought some."""
+    for attempt in range(1, _ATTEMPTS_PER_MIRROR + 1):
+        before = _size(part)
+        try:
+            _fetch_once(url, part, timeout)
+            return
+        except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+            if _size(part) == before or attempt == _ATTEMPTS_PER_MIRROR:
+                raise
+            _LOGGER.warning("Going on after a broken connection to %s: %s", url, error)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fetch_once(url: str, part: Path, timeout: float) -> None:
+    offset = _size(part)
+    headers = _HEADERS | ({"Range": f"bytes={offset}-"} if offset else {})
+    try:
+        response = urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=timeout
+        )
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not offset:
+            raise
+        if error.headers.get("Content-Range") != f"bytes */{offset}":
+            part.unlink()
+            raise ConnectionError("the host has less of the file than was there") from error
+        return
+    with response:
+        resumed = f"bytes {offset}-"
+        if not response.headers.get("Content-Range", "").startswith(resumed):
+            offset = 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else offset + int(length)
+        progress = tqdm(
+            total=total, initial=offset, desc=part.stem, unit="B", unit_scale=True, disable=None
+        )
+        with progress, open(part, "ab" if offset else "wb") as file:
+            while chunk := response.read(_CHUNK_BYTES):
+                file.write(chunk)
+                progress.update(len(chunk))
+    if total is not None and _size(part) != total:
+        raise ConnectionError(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def extract_zip(archive: Path, target: Path) -> Path:
+    """Extracts a zip into a folder that appears once everything is in it.
+
+    Where everything lies in one top folder, as in ``ModelNet10.zip``, that level is left out. What
+    macOS leaves in archives is left out too. The checksum of every member is verified.
+
+    Args:
+        archive: The zip file.
+        target: The folder. If it is there already, nothing is done.
+
+    Returns:
+        The target.
+
+    Raises:
+        ValueError: If the archive is cut short, corrupt or encrypted, or if a member would land
+            outside the folder or is not a plain file.
+        OSError: If the disk has no room for it.
+    """
+    if target.exists():
+        return target
+    unfinished = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as source:
+            members = _members(source)
+            _check_room(archive, target.parent, members)
+            for path, member in members.items():
+                _extract_member(source, member, unfinished / path)
+        os.replace(unfinished, target)
+    except (
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError(
+            f"{archive}: expected a sound zip file ({error}); delete it and get it again"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _members(source: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """Names where every file goes, and refuses those that would leave the folder."""
+    members = {}
+    for member in source.infolist():
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts):
+            raise ValueError(f"member {member.filename!r} would land outside the folder")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError(f"member {member.filename!r} is a link or a device")
+        unwanted = "__MACOSX" in path.parts or path.name in ("", ".DS_Store")
+        if not member.is_dir() and not unwanted:
+            members[path] = member
+    if not members:
+        raise ValueError("it holds no files")
+    if len({path.parts[0] for path in members}) == 1 and all(len(p.parts) > 1 for p in members):
+        members = {PurePosixPath(*path.parts[1:]): member for path, member in members.items()}
+    return members
+
+
+def _check_room(archive: Path, folder: Path, members: dict[PurePosixPath, zipfile.ZipInfo]) -> None:
+    needed = sum(member.file_size for member in members.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        message = f"{needed:,} bytes are needed to extract {archive.name}, {free:,} are free"
+        raise OSError(errno.ENOSPC, message, str(folder))
+
+
+def _extract_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with source.open(member) as compressed, open(path, "wb") as file:
+        shutil.copyfileobj(compressed, file, _CHUNK_BYTES)

@@ -1,0 +1,32 @@
+"""Fixtures that several test files share."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed(request: pytest.FixtureRequest) -> None:
+    torch.manual_seed(0)
+    # PyG names the code that it generates by Python's generator: no two tests may share a state.
+    random.seed(request.node.nodeid)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data beside the checkout."""
+    folder = Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not at {folder}")
+    return folder
+
+
+def random_clouds(*sizes: int, dim: int = 3, channels: int = 4, dtype=torch.float64):
+    """Features, positions and cloud numbers of random clouds in [-1, 1]."""
+    total = sum(sizes)
+    x = torch.randn(total, channels, dtype=dtype)
+    pos = torch.rand(total, dim, dtype=dtype) * 2 - 1
+    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    return x, pos, batch

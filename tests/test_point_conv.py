@@ -1,0 +1,329 @@
+"""The convolution: every evaluation against a double loop over the definition."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ccnn_geo
+from ccnn_geo.nn import MLP, SIREN, FourierNet, GaborNet, MAGNet
+from ccnn_geo.ops import KernelGeometry, MAGNetWeights, Neighborhood, nearest_neighbors, point_conv
+from ccnn_geo.ops.tiling import tiles
+from conftest import random_clouds
+
+WIDTH = 5  # number of the window's width among the leaves of `make_call`
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+FUSED = [name for name, state in ccnn_geo.backends().items() if state == "available"]
+
+
+def double_loop(x, pos, edge_index, kernel, readout, geometry, num_targets, weight=None):
+    """The definition, one edge at a time."""
+    source, target = pos
+    channels = readout.size(0)
+    rows = [x.new_zeros(channels) for _ in range(num_targets)]
+    for j, i in edge_index.T.tolist():
+        v = (source[j] - target[i]) * torch.tensor(geometry.scale, dtype=x.dtype)
+        if bool((v < geometry.bounds[0]).any()) or bool((v > geometry.bounds[1]).any()):
+            continue
+        window = torch.exp(-0.5 * ((v * geometry.inverse_sigma) ** 2).sum())
+        features = kernel.features(v + geometry.shift)
+        values = readout @ torch.cat([features, features.new_ones(1)])
+        x_j = x[j] if weight is None else weight[j] * x[j]
+        rows[i] = rows[i] + window * (values * x_j if readout.dim() == 2 else values @ x_j)
+    return torch.stack(rows)
+
+
+def gradients(outputs, leaves):
+    """Gradients of a random projection of the outputs."""
+    generator = torch.Generator().manual_seed(1)
+    projections = [
+        torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+        for output in outputs
+    ]
+    return torch.autograd.grad(outputs, leaves, projections, allow_unused=True)
+
+
+def largest(*tensors):
+    return max([1.0, *(float(t.detach().abs().max()) for t in tensors if t.numel())])
+
+
+def assert_close(actual, expected, dtype, scale=None):
+    """Compare up to the tolerance times the largest entry of what is expected, or `scale`."""
+    scale = largest(expected) if scale is None else scale
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE[dtype] * scale, rtol=0)
+
+
+def make_call(dim, degrees, channels, hidden, depth, *, full=False, sources=9, **geometry):
+    """Random operands with leaves that want gradients."""
+    dtype = torch.float64
+    targets = len(degrees)
+    x = torch.randn(sources, channels, dtype=dtype, requires_grad=True)
+    source = (torch.rand(sources, dim, dtype=dtype) * 2 - 1).requires_grad_()
+    target = (torch.rand(targets, dim, dtype=dtype) * 2 - 1).requires_grad_()
+    weight = torch.rand(sources, dtype=dtype, requires_grad=True)
+    i = torch.arange(targets).repeat_interleave(torch.tensor(degrees, dtype=torch.int64))
+    j = torch.randint(sources, (len(i),))
+    kernel = MAGNet(dim, hidden, 1, num_layers=depth, omega_0=1.0).to(dtype)
+    shape = (3, channels, hidden + 1) if full else (channels, hidden + 1)
+    readout = torch.randn(shape, dtype=dtype, requires_grad=True)
+    widths = dim if geometry.pop("per_axis", False) else 1
+    log_width = (torch.rand(widths, dtype=dtype) - 0.5).requires_grad_()
+    neighbors = Neighborhood.from_edge_index(torch.stack([j, i]), sources, targets)
+    leaves = [x, source, target, weight, readout, log_width]
+    leaves += [p for name, p in kernel.named_parameters() if not name.startswith("readout")]
+
+    def evaluate(backend, to=dtype, rounded_to=dtype):
+        """Evaluate in one precision operands that were rounded to another."""
+        x_, source_, target_, weight_, readout_, log_width_ = (
+            leaf.to(rounded_to).to(to) for leaf in leaves[:6]
+        )
+        network = MAGNetWeights(*(w.to(rounded_to).to(to) for w in kernel.magnet_weights()))
+        output, moment = point_conv(
+            x_, (source_, target_), neighbors, network, readout_,
+            KernelGeometry(log_width_, dim, **geometry),
+            weight=weight_, with_moment=True, backend=backend,
+        )  # fmt: skip
+        return output, moment
+
+    def loop():
+        return double_loop(
+            x, (source, target), neighbors.edge_index, kernel, readout,
+            KernelGeometry(log_width, dim, **geometry), targets, weight,
+        )  # fmt: skip
+
+    return evaluate, loop, leaves
+
+
+CASES = {
+    "uniform": {"degrees": [5] * 6},
+    "ragged": {"degrees": [3, 0, 7, 1]},
+    "full": {"degrees": [4] * 5, "full": True},
+    "full ragged": {"degrees": [4, 1, 0], "full": True},
+    "causal": {"dim": 1, "degrees": [5] * 6, "causal": True},
+    "cutoff": {"degrees": [5] * 6, "cutoff": 0.1},
+    "extent": {"degrees": [5] * 6, "extent": (0.5, 1.0, 2.0)},
+    "per axis": {"degrees": [2, 3], "per_axis": True},
+    "one filter layer": {"degrees": [5] * 6, "depth": 1},
+    "four dimensions": {"dim": 4, "degrees": [6] * 3},
+    "no targets": {"degrees": []},
+    "no edges": {"degrees": [0, 0]},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("backend", FUSED)
+def test_every_backend_is_the_double_loop_in_values_and_gradients(backend, case):
+    arguments = {"dim": 3, "channels": 4, "hidden": 5, "depth": 3, **CASES[case]}
+    evaluate, loop, leaves = make_call(**arguments)
+    expected = loop() if arguments["degrees"] else torch.zeros(0, 4, dtype=torch.float64)
+    actual, _ = evaluate(backend)
+    assert_close(actual, expected, torch.float64)
+    if expected.requires_grad:
+        wanted = gradients([expected], leaves)
+        for one, other in zip(gradients([actual], leaves), wanted, strict=True):
+            assert_close(one, other, torch.float64)
+
+
+@settings(
+    max_examples=25, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(
+    dim=st.integers(1, 4),
+    degrees=st.one_of(
+        st.lists(st.integers(0, 40), min_size=1, max_size=6),
+        st.builds(lambda k, n: [k] * n, st.integers(1, 300), st.integers(1, 3)),
+    ),
+    channels=st.sampled_from([1, 3, 8, 17, 140, 400]),
+    hidden=st.sampled_from([1, 2, 8, 13, 32, 64]),
+    depth=st.integers(1, 5),
+    full=st.booleans(),
+    per_axis=st.booleans(),
+)
+@pytest.mark.parametrize("backend", [name for name in FUSED if name != "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fused_backends_agree_with_the_reference(
+    backend, dtype, dim, degrees, channels, hidden, depth, full, per_axis
+):
+    torch.manual_seed(0)
+    evaluate, _, leaves = make_call(
+        dim, degrees, channels, hidden, depth, full=full, per_axis=per_axis
+    )
+    expected, expected_moment = evaluate("reference", rounded_to=dtype)
+    actual, moment = evaluate(backend, dtype, dtype)
+    assert_close(actual.double(), expected, dtype)
+    assert_close(moment.double(), expected_moment, dtype)
+    wanted = gradients([expected, expected_moment], leaves)
+    got = gradients([actual, moment], leaves)
+    # Gradients of the kernel's parameters are sums over all edges. That of the width is one number,
+    # in which most of the sum cancels: it alone is no scale for its error.
+    of_kernel = largest(*wanted[4:])
+    for leaf, (one, other) in enumerate(zip(got, wanted, strict=True)):
+        assert_close(one.double(), other, dtype, scale=of_kernel if leaf == WIDTH else None)
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_empty_slots_of_a_table_count_for_nothing(backend):
+    x, pos, _ = random_clouds(7)
+    kernel = MAGNet(3, 5, 4, omega_0=1.0).double()
+    readout = torch.randn(4, 6, dtype=torch.float64)
+    geometry = KernelGeometry(torch.zeros(1, dtype=torch.float64), 3)
+    table = torch.randint(7, (7, 5))
+    padded = torch.cat([table, torch.full((7, 2), -1)], 1)
+    with_padding, without = (
+        point_conv(
+            x, pos, Neighborhood.from_table(t), kernel.magnet_weights(), readout, geometry,
+            backend=backend,
+        )[0]
+        for t in (padded, table)
+    )  # fmt: skip
+    torch.testing.assert_close(with_padding, without, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("degrees", [[4, 4, 4], [1, 0, 6]])
+@pytest.mark.parametrize("network", [SIREN, MLP, FourierNet, GaborNet])
+def test_other_kernel_networks_are_tiled_and_agree_with_the_reference(network, degrees, full):
+    kernel = network(2, 6, 1).double()
+    sources, targets = 8, len(degrees)
+    i = torch.arange(targets).repeat_interleave(torch.tensor(degrees))
+    neighbors = Neighborhood.from_edge_index(
+        torch.stack([torch.randint(sources, (len(i),)), i]), sources, targets
+    )
+    x = torch.randn(sources, 3, dtype=torch.float64, requires_grad=True)
+    pos = tuple(
+        torch.rand(n, 2, dtype=torch.float64, requires_grad=True) for n in (sources, targets)
+    )
+    shape = (5, 3, 7) if full else (3, 7)
+    readout = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    log_width = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *pos, readout, log_width]
+    leaves += [p for name, p in kernel.named_parameters() if not name.startswith("readout")]
+    results = []
+    for backend in ("reference", "torch"):
+        output, moment = point_conv(
+            x, pos, neighbors, kernel.features, readout, KernelGeometry(log_width, 2),
+            with_moment=True, backend=backend,
+        )  # fmt: skip
+        results.append([output, moment, *gradients([output, moment], leaves)])
+    for one, other in zip(*results, strict=True):
+        assert_close(one, other, torch.float64)
+
+
+def test_backward_twice_through_the_fused_operator_says_what_to_use():
+    evaluate, _, leaves = make_call(3, [4] * 3, 2, 3, 2)
+    output, _ = evaluate("torch")
+    (grad,) = torch.autograd.grad(output.sum(), leaves[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="magnet_conv_backward"):
+        grad.sum().backward()
+
+
+def test_the_fused_operator_passes_torchs_own_checks():
+    evaluate, _, _ = make_call(3, [4] * 3, 2, 3, 2)
+    captured = []
+    original = ccnn_geo.ops.magnet_conv._magnet_conv
+
+    def spy(*arguments):
+        captured.append(arguments)
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ccnn_geo.ops.magnet_conv, "_magnet_conv", spy)
+        evaluate("torch")
+    detached = tuple(
+        a.detach().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a
+        for a in captured[0]
+    )
+    torch.library.opcheck(original, detached)
+
+
+def test_the_reach_of_memory_is_one_tile():
+    index = torch.arange(1000) % 50
+    table = [t for t in tiles(index, None, 10, 100, 64)]
+    assert [len(t.table) for t in table] == [6] * 16 + [4]
+    degrees = torch.tensor([500, 1, 0, 3, 496])
+    pointer = torch.nn.functional.pad(degrees.cumsum(0), (1, 0))
+    cut = list(tiles(index, pointer, 0, 5, 100))
+    assert [t.rows.tolist() for t in cut] == [[2, 1, 3], [4], [0]]
+    assert sum(int((t.table >= 0).sum()) for t in cut) == 1000
+
+
+def test_the_kernel_ends_at_its_extent_up_to_rounding():
+    geometry = KernelGeometry(torch.zeros(1), 1, extent=0.3)
+    pos = torch.tensor([[0.1 * 3], [0.31], [-0.3], [-0.31]])
+    assert (geometry.window(geometry.to_kernel_unit(pos)) > 0).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_causal_kernel_has_the_present_at_one_and_sees_no_future():
+    geometry = KernelGeometry(torch.zeros(1), 1, extent=2.0, causal=True)
+    v = geometry.to_kernel_unit(torch.tensor([[0.0], [-1.0], [-2.0], [0.5], [-2.5]]))
+    assert (v + geometry.shift).squeeze().tolist() == [1.0, 0.0, -1.0, 1.5, -1.5]
+    assert (geometry.window(v) > 0).tolist() == [True, True, True, False, False]
+
+
+def test_the_cutoff_is_a_box_of_every_axis():
+    geometry = KernelGeometry(torch.log(torch.tensor([0.1, 0.2])), 2, cutoff=0.1)
+    reach = (-2 * torch.log(torch.tensor(0.1))).sqrt() * torch.tensor([0.1, 0.2])
+    corner = 0.999 * reach
+    outside = torch.stack([corner, corner, corner])
+    outside[1, 0] = 1.001 * reach[0]
+    outside[2, 1] = 1.001 * reach[1]
+    assert (geometry.window(outside) > 0).tolist() == [True, False, False]
+
+
+def test_environment_and_context_choose_the_backend(monkeypatch):
+    from ccnn_geo.ops.backends import choose_backend
+
+    cpu = torch.device("cpu")
+    monkeypatch.setenv("CCNN_GEO_BACKEND", "reference")
+    assert choose_backend("auto", cpu, torch.float32) == "reference"
+    with ccnn_geo.use_backend("torch"):
+        assert choose_backend("auto", cpu, torch.float32) == "torch"
+        assert choose_backend("reference", cpu, torch.float32) == "reference"
+    assert choose_backend("auto", cpu, torch.float32) == "reference"
+    monkeypatch.setenv("CCNN_GEO_BACKEND", "fast")
+    with pytest.raises(ValueError, match="`CCNN_GEO_BACKEND` to be one of auto"):
+        choose_backend("auto", cpu, torch.float32)
+    monkeypatch.delenv("CCNN_GEO_BACKEND")
+    assert "CCNN_GEO_BACKEND" not in os.environ
+    with pytest.raises(ValueError, match="`use_backend` to be one of"), ccnn_geo.use_backend("x"):
+        pass
+
+
+def test_a_backend_that_cannot_run_says_why():
+    state = ccnn_geo.backends()
+    assert state["reference"] == state["torch"] == "available"
+    if state["triton"] == "available":
+        pytest.skip("Triton can run here")
+    x, pos, _ = random_clouds(5, dtype=torch.float32)
+    kernel = MAGNet(3, 4, 4)
+    with pytest.raises(RuntimeError, match="'triton' cannot run on cpu"):
+        point_conv(
+            x, pos, nearest_neighbors(pos, 2), kernel.magnet_weights(), torch.rand(4, 5),
+            KernelGeometry(torch.zeros(1), 3), backend="triton",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("x", "pos", "match"),
+    [
+        (torch.rand(4, 2), torch.rand(5, 3), r"`x` of shape \[5, C\], got \[4, 2\]"),
+        (torch.rand(5, 3), torch.rand(5, 3), "`x` with 2 channels, got 3"),
+        (torch.rand(5, 2), torch.rand(4, 3), r"source positions of shape \[5, D\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(x, pos, match):
+    neighbors = Neighborhood.from_table(torch.zeros(5, 2, dtype=torch.int64))
+    kernel = MAGNet(3, 4, 2)
+    with pytest.raises(ValueError, match=match):
+        point_conv(
+            x, pos, neighbors, kernel.magnet_weights(), torch.rand(2, 5),
+            KernelGeometry(torch.zeros(1), 3),
+        )  # fmt: skip
