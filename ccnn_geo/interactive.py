@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ccnn_geo.nn import CKConvMP
-from ccnn_geo.transforms import import_open3d
+from ccnn_geo.points import import_open3d
 from ccnn_geo.visualization import kernel_reach, kernel_values, strongest_channels
 from ccnn_geo.voxels import open3d_voxels
 

@@ -15,7 +15,8 @@ from ccnn_geo.datasets.readers import Geometry
 from ccnn_geo.datasets.sampling import Normalization, Sampling
 from ccnn_geo.nn import CCNN, ModelCard
 from ccnn_geo.ops import nearest_neighbors
-from ccnn_geo.transforms import StackFeatures, subset_indices
+from ccnn_geo.points import subset_indices
+from ccnn_geo.transforms import StackFeatures
 
 __all__ = ["DEFAULT_WEIGHTS", "Classifier", "Prediction"]
 

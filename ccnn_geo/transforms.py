@@ -1,20 +1,24 @@
 """PyG transforms between a mesh or a raw cloud and what a network takes in.
 
 The random ones draw from a ``torch.Generator`` handed to them, or else from torch's global one, so
-that a seeded run repeats. None of them modifies the data it is given. The functions at the top are
-their functional core, shared with the data sets.
+that a seeded run repeats. None of them modifies the data it is given.
 """
 
 import math
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
+
+from ccnn_geo.points import (
+    NormalizationMethod,
+    estimate_normals,
+    normalize_positions,
+    sample_surface,
+    subset_indices,
+)
 
 __all__ = [
     "EstimateNormals",
@@ -25,141 +29,7 @@ __all__ = [
     "RandomScale",
     "SampleMesh",
     "StackFeatures",
-    "estimate_normals",
-    "import_open3d",
-    "normalize_positions",
-    "sample_surface",
-    "subset_indices",
 ]
-
-Array = TypeVar("Array", np.ndarray, Tensor)
-NormalizationMethod = Literal["box", "ball"]
-
-
-def sample_surface(
-    vertices: np.ndarray, faces: np.ndarray, num_points: int, *, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    r"""Draws points uniformly from the surface of a triangle mesh.
-
-    Args:
-        vertices: Corners of the triangles, in the mesh's own length unit.
-        faces: Three corner indices per triangle.
-        num_points: Number of points to draw.
-        seed: Seed of the draw; the same seed gives the same points.
-
-    Shapes:
-        - **input:** vertices :math:`[V, 3]`, faces :math:`[F, 3]`
-        - **output:** points :math:`[P, 3]`, unit normals of their faces :math:`[P, 3]`, float64
-
-    Raises:
-        ValueError: If a vertex is not finite, or if the mesh has no area.
-    """
-    import trimesh
-
-    if not np.isfinite(vertices).all():
-        raise ValueError("Expected `vertices` to be finite, got NaN or infinity")
-    corners = vertices.astype(np.float64)[faces]
-    edges = corners[:, [1, 2, 0]] - corners
-    crosses = np.cross(edges[:, 0], -edges[:, 2])
-    double_areas = np.linalg.norm(crosses, axis=-1)
-    # The area that rounding of the coordinates gives to a triangle whose corners lie on a line.
-    rounding = np.finfo(np.result_type(vertices, np.float32)).eps * np.abs(vertices).max(initial=0)
-    solid = double_areas > 8 * rounding * np.linalg.norm(edges, axis=-1).max(axis=-1, initial=0)
-    if not solid.any():
-        raise ValueError(f"Expected a mesh with a surface, got zero area in all {len(faces)} faces")
-    mesh = trimesh.Trimesh(vertices, faces[solid], process=False)
-    areas = double_areas[solid]
-    points, index = trimesh.sample.sample_surface(mesh, num_points, face_weight=areas, seed=seed)
-    return np.asarray(points), crosses[solid][index] / areas[index, None]
-
-
-def normalize_positions(pos: Array, method: NormalizationMethod = "box") -> Array:
-    r"""Moves the centre of mass of a cloud to the origin and scales it to unit size.
-
-    Args:
-        pos: Positions in any length unit.
-        method: ``"box"`` divides by the largest absolute coordinate, so that the cloud touches the
-            box :math:`[-1, 1]^D`; ``"ball"`` divides by the largest distance, so that it touches
-            the unit ball.
-
-    Shapes:
-        - **input:** :math:`[N, D]`, an array or a tensor
-        - **output:** :math:`[N, D]`, of the same type; all zero if all positions are the same
-    """
-    if len(pos) == 0:
-        return pos
-    # From the first point first: identical points then cancel exactly, and so does a far origin.
-    centred = pos - pos[:1]
-    centred = centred - centred.mean(0)
-    size = abs(centred).max() if method == "box" else (centred * centred).sum(-1).max() ** 0.5
-    return centred / (size + (size == 0))
-
-
-def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:
-    r"""Estimates unit normals by fitting a plane to the neighbourhood of every point.
-
-    A fitted plane has two sides. The normal is turned to the one that looks away from the centre
-    of mass of the cloud.
-
-    Args:
-        pos: Positions of one cloud.
-        num_neighbors: Points, the point itself among them, to which a plane is fitted.
-
-    Shapes:
-        - **input:** :math:`[N, 3]`
-        - **output:** :math:`[N, 3]`, float64
-
-    Raises:
-        ValueError: If there are fewer than three points, which span no plane.
-        ImportError: If open3d is not installed.
-    """
-    if len(pos) < 3:
-        raise ValueError(f"Expected at least 3 points to estimate normals, got {len(pos)}")
-    open3d = import_open3d("to estimate normals")
-    positions = np.ascontiguousarray(pos, dtype=np.float64)
-    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(positions))
-    cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(num_neighbors))
-    normals = np.asarray(cloud.normals)
-    outward = ((positions - positions.mean(axis=0)) * normals).sum(axis=-1, keepdims=True)
-    return np.where(outward < 0, -normals, normals)
-
-
-def import_open3d(purpose: str) -> ModuleType:
-    """Imports open3d, which is an extra and leans on libraries of the system.
-
-    Args:
-        purpose: What it is needed for, as the message says where it cannot be had.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: If it, or a library that it needs, is missing.
-    """
-    try:
-        import open3d
-    except (ImportError, OSError) as error:
-        message = f"Expected open3d {purpose}: pip install 'ccnn_geo[mesh]' ({error})"
-        raise ImportError(message) from error
-    return open3d
-
-
-def subset_indices(
-    num_available: int, num_points: int, generator: torch.Generator | None = None
-) -> Tensor:
-    r"""Draws distinct indices in random order; all of them, in their own order, if too few.
-
-    Args:
-        num_available: Number of points to choose from.
-        num_points: Number of points wanted.
-        generator: Source of randomness; torch's global one by default.
-
-    Shapes:
-        - **output:** :math:`[\min(\text{num\_available}, \text{num\_points})]`, int64
-    """
-    if num_available <= num_points:
-        return torch.arange(num_available)
-    return torch.randperm(num_available, generator=generator)[:num_points]
 
 
 def _require(data: Data, name: str, width: int | None = None) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms import _require, _Transform, import_open3d, subset_indices
+from ccnn_geo.points import import_open3d, subset_indices
+from ccnn_geo.transforms import _require, _Transform
 
 __all__ = [
     "VoxelsToPoints",

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms import subset_indices
+from ccnn_geo.points import subset_indices
 
 from .cache import Clouds, Item, cached_clouds, make_clouds
 from .sampling import Normalization, Sampling

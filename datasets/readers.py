@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ccnn_geo.transforms import import_open3d
+from ccnn_geo.points import import_open3d
 
 from .off import read_off
 

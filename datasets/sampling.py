@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ccnn_geo.transforms import estimate_normals, normalize_positions, sample_surface
+from ccnn_geo.points import estimate_normals, normalize_positions, sample_surface
 
 from .readers import Geometry
 

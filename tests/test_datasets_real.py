@@ -10,7 +10,7 @@ import trimesh
 
 from ccnn_geo.datasets import ModelNet, PointCloudArrays, PointCloudFolder, read_geometry, read_off
 from ccnn_geo.datasets.download import extract_zip
-from ccnn_geo.transforms import sample_surface
+from ccnn_geo.points import sample_surface
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 MESHES = sorted((DATA / "meshes").glob("*.off"))

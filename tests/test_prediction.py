@@ -7,8 +7,8 @@ import torch
 from ccnn_geo import CCNN
 from ccnn_geo.datasets import Geometry
 from ccnn_geo.nn import ModelCard, Preprocessing
+from ccnn_geo.points import normalize_positions
 from ccnn_geo.prediction import Classifier
-from ccnn_geo.transforms import normalize_positions
 from datasets_helpers import cloud
 
 

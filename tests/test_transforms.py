@@ -8,6 +8,7 @@ import torch
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform, Compose
 
+from ccnn_geo.points import normalize_positions, sample_surface, subset_indices
 from ccnn_geo.transforms import (
     EstimateNormals,
     NormalizePositions,
@@ -17,9 +18,6 @@ from ccnn_geo.transforms import (
     RandomScale,
     SampleMesh,
     StackFeatures,
-    normalize_positions,
-    sample_surface,
-    subset_indices,
 )
 from datasets_helpers import open3d
 

@@ -3,17 +3,11 @@
 from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
 from ccnn_geo.nn.ccnn import CCNN
 from ccnn_geo.nn.conv import CKConvMP
-from ccnn_geo.nn.kernels import (
-    MLP,
-    SIREN,
-    FourierNet,
-    GaborNet,
-    GaussianWindow,
-    KernelNetwork,
-    MAGNet,
-)
+from ccnn_geo.nn.kernels import FourierNet, GaborNet, KernelNetwork, MAGNet
+from ccnn_geo.nn.perceptrons import MLP, SIREN
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear
 from ccnn_geo.nn.pretrained import ModelCard, Preprocessing, PretrainedModule, pretrained_names
+from ccnn_geo.nn.window import GaussianWindow
 
 __all__ = [
     "CCNN",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Number = TypeVar("Number", int, float)
 
 
 def check_points(
@@ -69,3 +72,14 @@ def check_finite(**values: Tensor) -> None:
         # A sum is ten times as fast; it may overflow where all values are finite.
         if not (math.isfinite(value.detach().sum()) or bool(torch.isfinite(value).all())):
             raise ValueError(f"Expected finite `{name}`, got NaN or infinity")
+
+
+def check_positive(name: str, value: Number) -> Number:
+    """Return a number that has to be positive and finite.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 < value < math.inf:
+        raise ValueError(f"Expected `{name}` to be positive and finite, got {value}")
+    return value

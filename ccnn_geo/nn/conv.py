@@ -11,8 +11,9 @@ from torch_geometric.nn import MessagePassing
 
 from ccnn_geo.nn.checks import check_finite, check_points
 from ccnn_geo.nn.conv_grid import ConvolvesGrids, OnGrid
-from ccnn_geo.nn.kernels import GaussianWindow, KernelNetwork, MAGNet
+from ccnn_geo.nn.kernels import KernelNetwork, MAGNet
 from ccnn_geo.nn.pointwise import PointwiseLinear, linear
+from ccnn_geo.nn.window import GaussianWindow
 from ccnn_geo.ops import KernelGeometry, Neighborhood, point_conv, relative_offsets
 from ccnn_geo.ops.grid import per_axis
 

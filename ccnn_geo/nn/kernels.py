@@ -8,16 +8,12 @@ gather features instead of kernel values, which is what makes it fast.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ccnn_geo.nn.checks import check_positive
 from ccnn_geo.ops import MAGNetWeights, magnet_features
-from ccnn_geo.ops.grid import per_axis
-
-Number = TypeVar("Number", int, float)
 
 
 class KernelNetwork(nn.Module):
@@ -81,8 +77,8 @@ class _FilterNetwork(KernelNetwork):
         self, dim: int, hidden_channels: int, out_channels: int, num_layers: int, omega_0: float
     ) -> None:
         super().__init__(dim, hidden_channels, out_channels)
-        self.num_layers = _positive("num_layers", num_layers)
-        self.omega_0 = _positive("omega_0", omega_0)
+        self.num_layers = check_positive("num_layers", num_layers)
+        self.omega_0 = check_positive("omega_0", omega_0)
         filters = num_layers + 1
         self.frequencies = nn.Parameter(torch.empty(filters, hidden_channels, dim))
         self.phases = nn.Parameter(torch.empty(filters, hidden_channels))
@@ -288,163 +284,6 @@ class FourierNet(_FilterNetwork):
         for sine, weight, bias in zip(sines[1:], self.weights, self.biases, strict=True):
             hidden = sine * nn.functional.linear(hidden, weight, bias)
         return hidden
-
-
-class SIREN(KernelNetwork):
-    r"""Network with sine activations, the kernel network of CKConv.
-
-    `Implicit Neural Representations with Periodic Activation Functions
-    <https://arxiv.org/abs/2006.09661>`_ (Sitzmann et al. 2020), Sec. 3.2: every hidden layer is
-    :math:`\sin(\omega_0 (W h + b))`.
-
-    Args:
-        dim: Number of coordinates, D.
-        hidden_channels: Width of the hidden layers, H.
-        out_channels: Number of kernel values, C.
-        num_layers: Number of hidden layers.
-        omega_0: Factor inside the first sine, in radians per unit of coordinate; the later layers
-            use 1, as CKConv does.
-
-    Shapes:
-        - **input:** coordinates `[..., D]`
-        - **output:** kernel values `[..., C]`
-
-    Raises:
-        ValueError: If a size or `omega_0` is not positive.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        hidden_channels: int,
-        out_channels: int,
-        *,
-        num_layers: int = 3,
-        omega_0: float = 30.0,
-    ) -> None:
-        super().__init__(dim, hidden_channels, out_channels)
-        self.num_layers = _positive("num_layers", num_layers)
-        self.omega_0 = _positive("omega_0", omega_0)
-        self.layers = _linear_layers(dim, hidden_channels, num_layers)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all weights anew, so that every layer's angles have unit variance."""
-        super().reset_parameters()
-        for number, (weight, bias) in enumerate(layer.parameters() for layer in self.layers):
-            bound = 1 / self.dim if number == 0 else math.sqrt(6 / self.hidden_channels)
-            nn.init.uniform_(weight, -bound, bound)
-            nn.init.uniform_(bias, -math.pi, math.pi)
-
-    def features(self, coordinates: Tensor) -> Tensor:
-        """Evaluate the network up to its last hidden layer, `[..., D]` to `[..., H]`."""
-        hidden = self.omega_0 * coordinates
-        for layer in self.layers:
-            hidden = torch.sin(layer(hidden))
-        # A sine has the variance 1/2; the readout expects 1.
-        return math.sqrt(2) * hidden
-
-    def extra_repr(self) -> str:
-        """Show the sizes and the frequency."""
-        return f"{super().extra_repr()}, num_layers={self.num_layers}, omega_0={self.omega_0:g}"
-
-
-class MLP(KernelNetwork):
-    """Plain perceptron with a pointwise activation, as in SchNet and PointConv.
-
-    Its spectral bias keeps kernels smooth; it is here for comparison (paper, Sec. 2).
-
-    Args:
-        dim: Number of coordinates, D.
-        hidden_channels: Width of the hidden layers, H.
-        out_channels: Number of kernel values, C.
-        num_layers: Number of hidden layers.
-        activation: Pointwise function after every hidden layer.
-
-    Shapes:
-        - **input:** coordinates `[..., D]`
-        - **output:** kernel values `[..., C]`
-
-    Raises:
-        ValueError: If a size is less than 1.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        hidden_channels: int,
-        out_channels: int,
-        *,
-        num_layers: int = 3,
-        activation: Callable[[Tensor], Tensor] = nn.functional.gelu,
-    ) -> None:
-        super().__init__(dim, hidden_channels, out_channels)
-        self.activation = activation
-        self.layers = _linear_layers(dim, hidden_channels, _positive("num_layers", num_layers))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all weights anew (He et al. 2015)."""
-        super().reset_parameters()
-        for weight, bias in (layer.parameters() for layer in self.layers):
-            nn.init.kaiming_uniform_(weight, nonlinearity="relu")
-            nn.init.uniform_(bias, -1.0, 1.0)
-
-    def features(self, coordinates: Tensor) -> Tensor:
-        """Evaluate the network up to its last hidden layer, `[..., D]` to `[..., H]`."""
-        hidden = coordinates
-        for layer in self.layers:
-            hidden = self.activation(layer(hidden))
-        return hidden
-
-
-class GaussianWindow(nn.Module):
-    r"""The learnable width of a kernel: :math:`g(u) = \exp(-\tfrac12 \|u / \sigma\|^2)`.
-
-    FlexConv's window (Romero et al. 2022, Eq. 5), with the logarithm of the width as parameter, so
-    that it stays positive. `log_width` is what `KernelGeometry` evaluates.
-
-    Args:
-        dim: Number of coordinates, D.
-        width: Initial width(s) in units of the kernel's extent, a number or one per axis.
-        isotropic: Whether all axes share one width; by default they do for D >= 3 (as in the
-            paper's models).
-
-    Raises:
-        ValueError: If a width is not positive, or their number is not D.
-    """
-
-    def __init__(
-        self, dim: int, width: float | tuple[float, ...] = 0.075, *, isotropic: bool | None = None
-    ) -> None:
-        super().__init__()
-        widths = per_axis("width", width, dim)
-        self.isotropic = dim >= 3 and len(set(widths)) == 1 if isotropic is None else isotropic
-        if self.isotropic and len(set(widths)) > 1:
-            raise ValueError(f"Expected one `width` for an isotropic window, got {width}")
-        self.initial_width = widths[:1] if self.isotropic else widths
-        self.log_width = nn.Parameter(torch.empty(len(self.initial_width)))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Set the initial width."""
-        with torch.no_grad():
-            self.log_width.copy_(torch.tensor(self.initial_width).log())
-
-    def extra_repr(self) -> str:
-        """Show the width as it is now."""
-        return f"width={[round(width, 4) for width in self.log_width.exp().tolist()]}"
-
-
-def _positive(name: str, value: Number) -> Number:
-    if not 0 < value < math.inf:
-        raise ValueError(f"Expected `{name}` to be positive and finite, got {value}")
-    return value
-
-
-def _linear_layers(dim: int, hidden_channels: int, num_layers: int) -> nn.ModuleList:
-    widths = [dim] + [hidden_channels] * num_layers
-    return nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
 
 
 def _linear_gain(layer: nn.Linear, *, bias: float) -> None:
