@@ -34,7 +34,7 @@ class Geometry:
     normals: np.ndarray | None = None
 
 
-def read_geometry(path: Path, *, allow_faceless: bool = False) -> Geometry:
+def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry:
     """Reads a mesh (off, ply, obj, stl) or a cloud (ply, obj, pcd, xyz, txt, npy, npz).
 
     Tables of numbers (xyz, txt, npy) have one point per row, its columns separated by commas or
@@ -53,6 +53,7 @@ def read_geometry(path: Path, *, allow_faceless: bool = False) -> Geometry:
         ValueError: If the file holds no points, or cannot be understood.
         ImportError: If it takes trimesh or open3d to read it, and that is not installed.
     """
+    path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected one of {', '.join(sorted(SUFFIXES))}, got {suffix!r}")

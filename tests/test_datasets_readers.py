@@ -42,7 +42,7 @@ class TestReadGeometry:
         table = np.concatenate([points, normals], axis=1)
         arrays = {"pos": points, "normal": normals, "table": table}
         np.savez(tmp_path / "cloud.npz", **{name: arrays[name] for name in names})
-        geometry = read_geometry(tmp_path / "cloud.npz")
+        geometry = read_geometry(str(tmp_path / "cloud.npz"))
         np.testing.assert_array_equal(geometry.points, points)
         if names == ("pos",):
             assert geometry.normals is None
