@@ -66,12 +66,23 @@ def seconds(function: Callable[[], object], device: torch.device) -> float:
 
 
 def median_seconds(
-    function: Callable[[], object], device: torch.device, *, repeats: int, budget: float = 20.0
+    function: Callable[[], object], device: torch.device, *, repeats: int, budget: float = 10.0
 ) -> float:
-    """Median time of up to `repeats` calls after one more, within about `budget` seconds."""
+    """Median time of up to `repeats` calls after one more, within about `budget` seconds.
+
+    A call that takes more than half of the budget is timed once: what a first call does besides is
+    nothing to that.
+    """
     first = seconds(function, device)
-    count = max(1, min(repeats, int(budget / max(first, 1e-9))))
+    count = min(repeats, int(budget / max(first, 1e-9)) - 1)
+    if count < 1:
+        return first
     return statistics.median(seconds(function, device) for _ in range(count))
+
+
+def progress(line: str) -> None:
+    """Say what is being measured, beside the table."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def start_peak(device: torch.device) -> int:

@@ -1,13 +1,13 @@
 """The convolution's backends side by side, and beside PyG's own convolutions on points.
 
     python -m benchmarks.point_conv                    # the table
-    python -m benchmarks.point_conv --allocator tuned  # with an allocator that keeps memory
     python -m benchmarks.point_conv --scaling plot.png # time and memory against N and K
     python -m benchmarks.point_conv --scene            # inference on 1,000,000 points
 
 Every row is measured in a fresh process: medians of repeats, peak memory above imports, graph and
 input, the largest relative error of output and gradients against float64, and the share of this
-machine's peak in a large float32 matrix product.
+machine's peak in a large float32 matrix product. On the CPU all is measured twice, with the default
+allocator and with one that is tuned to keep memory instead of returning it after every operation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import NNConv, PointNetConv, PointTransformerConv
 from torch_geometric.nn.models.schnet import CFConv
 
-from benchmarks import harness
+from benchmarks import growth, harness
 from ccnn_geo import CKConvMP, use_backend
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
 
@@ -36,6 +36,9 @@ SIZES = {
     "batch": {"clouds": 32, "points": 512, "neighbors": 256, "channels": 140, "hidden": 32},
 }
 DIM, FILTERS = 3, 4
+COLUMNS = (
+    "layer", "forward", "with backward", "speed", "peak memory", "memory", "error", "of sgemm",
+)  # fmt: skip
 NNCONV_LIMIT_BYTES = 8e9
 
 
@@ -91,7 +94,7 @@ def rival(
     if name == "NNConv":
         needed = 4.0 * edges.size(1) * channels**2
         if needed > NNCONV_LIMIT_BYTES:
-            raise MemoryError(f"one kernel per edge would take {needed / 1e9:.0f} GB")
+            raise MemoryError(f"one kernel per edge takes {needed / 1e9:.0f} GB")
         conv = NNConv(channels, channels, network(DIM, channels**2))
         return conv, lambda x, pos: conv(x, edges, offsets(pos))
     if name == "PointNetConv":
@@ -165,46 +168,33 @@ def table(arguments: argparse.Namespace) -> dict[str, Any]:
     peak = harness.matrix_peak(device)
     print(f"{harness.machine(device)}, float32 matrix product {peak / 1e9:,.0f} GFLOP/s")
     report: dict[str, Any] = {"machine": harness.machine(device), "matrix_peak": peak, "rows": []}
+    elsewhere = "native" if device.type == "cuda" else "triton"
+    methods = [method for method in arguments.methods if method != elsewhere]
     for name in arguments.sizes:
-        size = SIZES[name]
-        print(
-            f"\n{name}: {size['clouds']} x {size['points']} points, "
-            f"{size['neighbors']} neighbours, {size['channels']} channels, "
-            f"kernel network {size['hidden']} wide ({arguments.allocator} allocator)\n"
-        )
-        rows: list[list[str]] = []
-        baseline: dict[str, Any] = {}
-        for method in arguments.methods:
-            if (method == "triton") > (device.type == "cuda") or (method, device.type) == (
-                "native",
-                "cuda",
-            ):
-                continue
-            case = {
-                "size": size, "method": method, "device": arguments.device,
-                "repeats": arguments.repeats,
-            }  # fmt: skip
-            result = harness.in_fresh_process(
-                "benchmarks.point_conv", case, allocator=arguments.allocator
+        for allocator in arguments.allocators if device.type == "cpu" else ["default"]:
+            size = SIZES[name]
+            print(
+                f"\n{name}: {size['clouds']} x {size['points']} points, "
+                f"{size['neighbors']} neighbours, {size['channels']} channels, "
+                f"kernel network {size['hidden']} wide ({allocator} allocator)\n",
+                flush=True,
             )
-            baseline = baseline or result
-            report["rows"].append(
-                {"name": name, "allocator": arguments.allocator, **case, **result}
-            )
-            rows.append(row(method, size, result, baseline, peak))
-        harness.show_table(
-            [
-                "layer",
-                "forward",
-                "with backward",
-                "speed",
-                "peak memory",
-                "memory",
-                "error",
-                "of sgemm",
-            ],
-            rows,
-        )
+            results = {}
+            for method in methods:
+                harness.progress(f"{name}, {allocator} allocator: {method} ...")
+                case = {
+                    "size": size, "method": method, "device": arguments.device,
+                    "repeats": arguments.repeats,
+                }  # fmt: skip
+                results[method] = harness.in_fresh_process(
+                    "benchmarks.point_conv", case, allocator=allocator
+                )
+                report["rows"].append(
+                    {"name": name, "allocator": allocator, **case, **results[method]}
+                )
+            baseline = results[methods[0]]
+            rows = [row(method, size, results[method], baseline, peak) for method in methods]
+            harness.show_table(COLUMNS, rows)
     return report
 
 
@@ -217,7 +207,7 @@ def row(
 ) -> list[str]:
     """One line of the table."""
     if "failed" in result:
-        return [method, result["failed"], *[""] * 6]
+        return [f"{method}: {result['failed']}", *[""] * 7]
     step = result["forward_backward_s"]
     ours = method in BACKENDS
     share = operations(size, backward=True) / step / peak if ours else None
@@ -234,103 +224,6 @@ def row(
     ]
 
 
-def scaling(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print and draw time and memory against N and K, with fitted exponents."""
-    import matplotlib.pyplot as plt
-
-    sweeps = {
-        "points": [1024, 4096, 16384, 65536],
-        "neighbors": [16, 32, 64, 128, 256],
-    }
-    base = {"clouds": 1, "points": 4096, "neighbors": 64, "channels": 64, "hidden": 32}
-    methods = [m for m in arguments.methods if m in BACKENDS and m != "reference"]
-    report: dict[str, Any] = {
-        "machine": harness.machine(torch.device(arguments.device)),
-        "rows": [],
-    }
-    figure, axes = plt.subplots(2, 2, figsize=(10, 8), layout="constrained")
-    for column, (quantity, values) in enumerate(sweeps.items()):
-        for method in methods:
-            results = []
-            for value in values:
-                case = {
-                    "size": {**base, quantity: value}, "method": method,
-                    "device": arguments.device, "repeats": arguments.repeats,
-                }  # fmt: skip
-                result = harness.in_fresh_process("benchmarks.point_conv", case)
-                report["rows"].append({**case, **result})
-                if "failed" not in result:
-                    results.append((value, result))
-            if len(results) < 2:
-                continue
-            sizes = [value for value, _ in results]
-            for line, (key, unit, scale) in enumerate(
-                (("forward_backward_s", "s", 1.0), ("peak_bytes", "MiB", 2.0**20))
-            ):
-                measured = [
-                    max(result[key], 1) if key == "peak_bytes" else result[key]
-                    for _, result in results
-                ]
-                slope = harness.exponent(sizes, measured)
-                print(f"{method}: {key} grows as {quantity}^{slope:.2f}")
-                axes[line, column].loglog(
-                    sizes, [m / scale for m in measured], "o-", label=f"{method} ({slope:.2f})"
-                )
-                axes[line, column].set(xlabel=quantity, ylabel=f"{key.rsplit('_', 1)[0]} [{unit}]")
-    for axis in axes.flat:
-        axis.legend(title="backend (exponent)")
-        axis.grid(True, which="both", alpha=0.3)
-    figure.savefig(arguments.scaling, dpi=120)
-    print(f"Wrote {arguments.scaling}")
-    return report
-
-
-def scene_worker(case: dict[str, Any]) -> dict[str, float]:
-    """Inference over one large scene, neighbours included."""
-    device = torch.device(case["device"])
-    before = harness.start_peak(device)
-    torch.manual_seed(0)
-    pos = torch.rand(case["points"], DIM, device=device) * 20
-    x = torch.randn(case["points"], 64, device=device)
-    layer = CKConvMP(64, 64, dim=DIM, num_neighbors=32, extent=1.0).to(device)
-    found: list[Neighborhood] = []
-    search = harness.seconds(lambda: found.append(nearest_neighbors(pos, 32)), device)
-    with torch.no_grad():
-        convolution = harness.seconds(lambda: layer(x, pos, found[0]), device)
-    return {
-        "search_s": search,
-        "convolution_s": convolution,
-        "peak_bytes": harness.peak_bytes(device) - before,
-    }
-
-
-def scene(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Print time and memory of inference on scenes of growing size."""
-    rows, report = [], []
-    for points in (10_000, 100_000, 1_000_000):
-        case = {"scene": True, "points": points, "device": arguments.device}
-        result = harness.in_fresh_process("benchmarks.point_conv", case)
-        report.append({**case, **result})
-        if "failed" in result:
-            rows.append([f"{points:,}", result["failed"], *[""] * 4])
-            continue
-        rows.append(
-            [
-                f"{points:,}",
-                f"{result['search_s']:.2f} s",
-                f"{1e6 * result['search_s'] / points:.1f} us",
-                f"{result['convolution_s']:.2f} s",
-                f"{1e6 * result['convolution_s'] / points:.1f} us",
-                f"{result['peak_bytes'] / 2**20:,.0f} MiB",
-            ]
-        )
-    print("Inference, 64 channels, 32 neighbours:\n")
-    harness.show_table(
-        ["points", "neighbours", "per point", "convolution", "per point", "peak memory"], rows
-    )
-    return {"machine": harness.machine(torch.device(arguments.device)), "rows": report}
-
-
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -341,21 +234,30 @@ def main() -> None:
         "--methods", nargs="+", choices=BACKENDS + RIVALS, default=BACKENDS + RIVALS
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--allocator", choices=["default", "tuned"], default="default")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--allocators", nargs="+", choices=["default", "tuned"], default=["default", "tuned"]
+    )
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--scaling", type=Path, metavar="PNG", help="draw time and memory against N, K"
     )
     parser.add_argument("--scene", action="store_true", help="inference on up to 1,000,000 points")
+    parser.add_argument(
+        "--max-points", type=int, default=1_000_000, help="leave out larger clouds and scenes"
+    )
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         case = json.loads(arguments.worker)
-        print(json.dumps(scene_worker(case) if "scene" in case else measure(case)))
+        print(json.dumps(growth.measure_scene(case) if "scene" in case else measure(case)))
         return
-    run = scaling if arguments.scaling else scene if arguments.scene else table
-    harness.write_json(arguments.json, run(arguments))
+    if arguments.scaling:
+        methods = [m for m in arguments.methods if m in BACKENDS and m != "reference"]
+        report = growth.scaling(arguments, methods)
+    else:
+        report = growth.scene(arguments) if arguments.scene else table(arguments)
+    harness.write_json(arguments.json, report)
 
 
 if __name__ == "__main__":

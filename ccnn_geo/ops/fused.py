@@ -34,7 +34,7 @@ from ccnn_geo.ops.fused_tiles import (
 )
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.magnet_conv import MagnetConv, MagnetConvGradients
-from ccnn_geo.ops.tiled import _Filters, _unfold
+from ccnn_geo.ops.monomials import Coefficients, parameter_gradients
 
 if TYPE_CHECKING:
     from ccnn_geo.ops.fused_differentiate import Gradients
@@ -126,9 +126,9 @@ def backward(
     call, grad_output = _prepared(call), grad_output.contiguous()
     network = _pack(call.network)
     transposed, full = call.reverse_pointer is not None, call.readout is None
-    grad_x = torch.zeros_like(call.x) if needs_x else None
-    grad_source = torch.zeros_like(call.source) if needs_pos else None
-    grad_target = torch.zeros_like(call.target) if needs_pos else None
+    grad_x = call.x.new_zeros(call.x.shape) if needs_x else None
+    grad_source = call.source.new_zeros(call.source.shape) if needs_pos else None
+    grad_target = call.target.new_zeros(call.target.shape) if needs_pos else None
     gradients = _empty_gradients(call)
     _differentiate(
         call, network, call.x, grad_output, grad_moment, gradients, reverse=False,
@@ -295,12 +295,12 @@ def _reduced(call: MagnetConv, gradients: Gradients) -> tuple[Tensor, MAGNetWeig
     layers, width = call.network.phases.shape
     dim = call.source.size(1)
     weights, biases, exponents, angles, window = (part.sum(0) for part in gradients)
-    totals = _Filters(
+    totals = Coefficients(
         exponents[:, : 2 * dim + 1, :width],
         angles[:, : dim + 1, :width],
         pad(window, (dim + 1, 0)),
     )
-    return _unfold(
+    return parameter_gradients(
         call,
         totals,
         weights[: layers - 1, :width, :width].contiguous(),

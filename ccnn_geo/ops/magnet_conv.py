@@ -129,7 +129,7 @@ def _magnet_conv_backward(
     )  # fmt: skip
     grads = load_backend(backend).backward(call, grad_output, grad_moment, needs_x, needs_pos)
     flat = [grads.x, grads.source, grads.target, grads.inverse_sigma, *grads.network, grads.readout]
-    return [x.new_empty(0) if grad is None else grad for grad in flat]
+    return [x.new_empty(0) if grad is None else grad.contiguous() for grad in flat]
 
 
 @_magnet_conv_backward.register_fake
@@ -140,18 +140,11 @@ def _(
     inverse_widths: Tensor, frequencies: Tensor, phases: Tensor, weights: Tensor, biases: Tensor,
     readout: Tensor | None, needs_x: bool, needs_pos: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
-    absent = x.new_empty(0)
-    return [
-        torch.empty_like(x) if needs_x else absent,
-        torch.empty_like(source) if needs_pos else absent,
-        torch.empty_like(target) if needs_pos else absent,
-        *(
-            torch.empty_like(parameter)
-            for parameter in
-            (inverse_sigma, centers, inverse_widths, frequencies, phases, weights, biases)
-        ),
-        absent if readout is None else torch.empty_like(readout),
-    ]  # fmt: skip
+    wanted = (
+        x if needs_x else None, source if needs_pos else None, target if needs_pos else None,
+        inverse_sigma, centers, inverse_widths, frequencies, phases, weights, biases, readout,
+    )  # fmt: skip
+    return [x.new_empty((0,) if part is None else part.shape) for part in wanted]
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]

@@ -92,7 +92,10 @@ def backward(
     needs_pos: bool,
 ) -> MagnetConvGradients:
     """Differentiate a call: recompute every tile, then push the gradients through it."""
-    empty = torch.empty_like
+
+    def empty(part: Tensor) -> Tensor:
+        return part.new_empty(part.shape)
+
     grads = MagnetConvGradients(
         empty(call.x) if needs_x else None,
         empty(call.source) if needs_pos else None,

@@ -1,28 +1,31 @@
 """The fused convolution in plain PyTorch, tile by tile.
 
 Backward recomputes what forward did not keep, so nothing of the size of the edge list is ever
-stored. The arguments of all Gabor filters are linear in the monomials of an offset, [v, 1, v^2];
-one matrix product makes them, and one gathers their gradients as moments.
+stored. Features are summed over the edges of a target before they meet the readout; targets of few
+edges are spared that: the kernel of each of their edges is smaller than the sum.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.magnet_conv import MagnetConv, MagnetConvGradients
-from ccnn_geo.ops.neighborhood import relative_offsets
+from ccnn_geo.ops.monomials import Coefficients, parameter_gradients
+from ccnn_geo.ops.tiled_network import (
+    Edges,
+    Scratch,
+    backpropagate,
+    evaluate,
+    offset_gradients,
+    prepare_filters,
+)
 from ccnn_geo.ops.tiling import Tile, tiles
 
 # A tile's buffers fit the cache of a CPU; a GPU wants few large launches instead.
-_SCRATCH_ELEMENTS = {"cpu": 2**22, "cuda": 2**26}
-# Half the square of a Gaussian's distance from the origin, in widths, that float32 can cope with.
-_CANCELLATION_LIMIT = 8.0
+_SCRATCH_ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 _MIN_EDGES, _MAX_EDGES = 2**10, {"cpu": 2**15, "cuda": 2**20}
 
 
@@ -31,67 +34,28 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-class _Filters(NamedTuple):
-    """Coefficients of the filters' arguments in the monomials [v, 1, v^2] of an offset.
-
-    The monomials of an exponent nearly cancel where a Gaussian is far from the origin and narrow;
-    they are then summed in double precision.
-    """
-
-    exponent: Tensor  # [L, 2D + 1, H], the window folded into the last filter
-    angle: Tensor  # [L, D + 1, H]
-    window: Tensor  # [2D + 1]
-
-
-class _Scratch:
-    """Buffers that are allocated once and used again for every tile."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._like = like
-        self._buffers: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name] = self._like.new_empty(size)
-        return buffer[:size].view(shape)
-
-
-class _Features(NamedTuple):
-    """What one tile's kernel network computed, for e edges."""
-
-    monomials: Tensor  # [e, 2D + 1]
-    windowed: Tensor  # [e, H + 1], the windowed features and the window itself
-    window: Tensor  # [e]
-    valid: Tensor  # [e, 1]
-    filters: Tensor  # [L, e, H], the filters' values
-    quadrature: Tensor  # [L, e, H], the same with the cosine (empty in a forward pass)
-    linear: Tensor  # [L - 1, e, H], what the filters multiply (empty in a forward pass)
-    hidden: Tensor  # [L, e, H]
-
-
 def forward(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
     """Evaluate a call, see `ccnn_geo.ops.magnet_conv.MagnetConv`."""
-    filters, scratch = _fold(call), _Scratch(call.x)
-    width = call.network.phases.size(1) + 1
-    shape = (call.target.size(0), call.x.size(1)) + (() if call.readout is not None else (width,))
+    filters, scratch = prepare_filters(call), Scratch(call.x)
+    channels, width = call.x.size(1), call.network.phases.size(1)
+    shape = (call.target.size(0), channels) + (() if call.readout is not None else (width + 1,))
     output = call.x.new_empty(shape)
-    moment = call.x.new_zeros((width, width) if with_moment else (0,))
+    moment = call.x.new_zeros((width + 1, width + 1) if with_moment else (0,))
     readout = None if call.readout is None else call.readout.T.contiguous()
     for tile in _tiles(call):
         source = tile.table.clamp(min=0).view(-1)
-        features = _evaluate(call, filters, tile, source, scratch, keep=False)
-        values = call.x.index_select(0, source).view(*tile.table.shape, call.x.size(1))
-        table = features.windowed.view(*tile.table.shape, width)
-        aggregate = torch.bmm(table.transpose(1, 2), values)
-        output[tile.rows] = (
-            aggregate.transpose(1, 2)
-            if readout is None
-            else torch.mul(aggregate, readout, out=aggregate).sum(1)
-        )
+        edges = evaluate(call, filters, tile, source, scratch, keep=False)
+        values = scratch("values", source.numel(), channels)
+        torch.index_select(call.x, 0, source, out=values)
+        if readout is None:
+            output[tile.rows] = _aggregate(edges, values, tile, scratch).transpose(1, 2)
+        elif _is_short(tile, width):
+            values *= edges.windowed @ readout
+            output[tile.rows] = values.view(*tile.table.shape, channels).sum(1)
+        else:
+            output[tile.rows] = _aggregate(edges, values, tile, scratch).mul_(readout).sum(1)
         if with_moment:
-            moment.addmm_(features.windowed.T, features.windowed)
+            moment.addmm_(edges.windowed.T, edges.windowed)
     return output, moment
 
 
@@ -103,50 +67,79 @@ def backward(
     needs_pos: bool,
 ) -> MagnetConvGradients:
     """Differentiate a call: recompute every tile, then push the gradients through it."""
-    filters, scratch = _fold(call), _Scratch(call.x)
-    totals = _Filters(*(torch.zeros_like(part, dtype=torch.float64) for part in filters))
+    filters, scratch = prepare_filters(call), Scratch(call.x)
+    layers, width = call.network.phases.shape
+    channels, dim = call.x.size(1), call.source.size(1)
+    totals = [torch.zeros_like(part, dtype=torch.float64) for part in filters[:3]]
     grad_weights = torch.zeros_like(call.network.weights)
     grad_biases = torch.zeros_like(call.network.biases)
-    grad_x = torch.zeros_like(call.x) if needs_x else None
-    grad_source = torch.zeros_like(call.source) if needs_pos else None
-    grad_target = torch.zeros_like(call.target) if needs_pos else None
+    grad_x = call.x.new_zeros(call.x.shape) if needs_x else None
+    grad_source = call.source.new_zeros(call.source.shape) if needs_pos else None
+    grad_target = call.target.new_zeros(call.target.shape) if needs_pos else None
     readout = None if call.readout is None else call.readout.T.contiguous()
-    grad_readout = call.x.new_zeros(() if call.readout is None else call.readout.shape)
+    grad_readout = None if readout is None else torch.zeros_like(readout)
     symmetric = None if grad_moment is None else grad_moment + grad_moment.T
 
     for tile in _tiles(call):
+        count, degree = tile.table.shape
         source = tile.table.clamp(min=0).view(-1)
-        features = _evaluate(call, filters, tile, source, scratch, keep=True)
-        values = call.x.index_select(0, source).view(*tile.table.shape, call.x.size(1))
-        table = features.windowed.view(*tile.table.shape, features.windowed.size(1))
+        edges = evaluate(call, filters, tile, source, scratch, keep=True)
+        values = scratch("values", count * degree, channels)
+        torch.index_select(call.x, 0, source, out=values)
         grad_rows = grad_output[tile.rows]
-        if readout is None:
-            grad_aggregate = grad_rows.transpose(1, 2)
+        table = values.view(count, degree, channels)
+        grad_features = scratch("grad_features", count * degree, width)
+        grad_window = scratch("grad_window", count * degree)
+        if readout is not None and grad_readout is not None and _is_short(tile, width):
+            if grad_x is not None:
+                grad_values = (edges.windowed @ readout).view_as(table)
+                grad_x.index_add_(0, source, grad_values.mul_(grad_rows.unsqueeze(1)).flatten(0, 1))
+            table *= grad_rows.unsqueeze(1)  # from here on the gradient of the kernel
+            grad_readout.addmm_(edges.windowed.T, values)
+            torch.mm(values, readout[:width].T, out=grad_features)
+            torch.mv(values, readout[width], out=grad_window)
         else:
-            aggregate = torch.bmm(table.transpose(1, 2), values)
-            grad_readout += torch.einsum("nhc,nc->ch", aggregate, grad_rows)
-            grad_aggregate = grad_rows.unsqueeze(1) * readout
-        if grad_x is not None:
-            grad_values = torch.bmm(table, grad_aggregate)
-            grad_x.index_add_(0, source, grad_values.flatten(0, 1))
-        grad_features = torch.bmm(values, grad_aggregate.transpose(1, 2)).view_as(features.windowed)
+            if readout is None or grad_readout is None:
+                grad_aggregate = grad_rows.transpose(1, 2)
+            else:
+                aggregate = _aggregate(edges, values, tile, scratch)
+                grad_readout += aggregate.mul_(grad_rows.unsqueeze(1)).sum(0)
+                grad_aggregate = torch.mul(grad_rows.unsqueeze(1), readout, out=aggregate)
+            # Apart from each other, both products are faster and their results contiguous.
+            grad_by_filter = grad_aggregate.transpose(1, 2)
+            shape = (count, degree)
+            torch.bmm(table, grad_by_filter[..., :width], out=grad_features.view(*shape, width))
+            torch.bmm(table, grad_by_filter[..., width:], out=grad_window.view(*shape, 1))
+            if grad_x is not None:
+                torch.bmm(edges.windowed.view(*shape, width + 1), grad_aggregate, out=table)
+                grad_x.index_add_(0, source, values)
         if symmetric is not None:
-            grad_features.addmm_(features.windowed, symmetric)
-        grad_features *= features.valid
-        grad_monomials = _backpropagate(
-            call.network, filters, features, grad_features, scratch,
-            totals, grad_weights, grad_biases, needs_pos,
-        )  # fmt: skip
+            grad_features.addmm_(edges.windowed, symmetric[:, :width])
+            grad_window.addmv_(edges.windowed, symmetric[:, width])
+        pulled = backpropagate(
+            call, edges, grad_features, grad_window, scratch, grad_weights, grad_biases
+        )
+        for total, grad in zip(totals, pulled, strict=True):
+            total += edges.monomials[: total.size(0)] @ grad
         if grad_source is not None and grad_target is not None:
-            dim = call.source.size(1)
-            offset = features.monomials[:, :dim]
-            grad_offset = grad_monomials[:, :dim] + 2 * offset * grad_monomials[:, dim + 1 :]
-            grad_source.index_add_(0, source, grad_offset)
-            grad_target[tile.rows] = -grad_offset.view(*tile.table.shape, dim).sum(1)
-    inverse_sigma, network = _unfold(call, totals, grad_weights, grad_biases)
+            grad_offset = offset_gradients(filters, edges.monomials, pulled, dim)
+            grad_source.index_add_(0, source, grad_offset.T.contiguous())
+            grad_target[tile.rows] = -grad_offset.view(dim, count, degree).sum(-1).T
+
+    exponent, window, angle = totals
+    inverse_sigma, network = parameter_gradients(
+        call,
+        Coefficients(
+            exponent[:-1].view(-1, layers, width).transpose(0, 1),
+            angle.view(-1, layers, width).transpose(0, 1),
+            window[:-1],
+        ),
+        grad_weights,
+        grad_biases,
+    )
     return MagnetConvGradients(
         grad_x, grad_source, grad_target, inverse_sigma, network,
-        None if readout is None else grad_readout,
+        None if grad_readout is None else grad_readout.T.contiguous(),
     )  # fmt: skip
 
 
@@ -158,133 +151,14 @@ def _tiles(call: MagnetConv) -> Iterator[Tile]:
     return tiles(call.index, call.pointer, call.degree, call.target.size(0), max_edges)
 
 
-def _fold(call: MagnetConv) -> _Filters:
-    """Write the arguments of all filters as coefficients of the monomials."""
-    centers, inverse_widths = call.network.centers.double(), call.network.inverse_widths.double()
-    frequencies, phases = call.network.frequencies, call.network.phases
-    square = inverse_widths.square()
-    window = -0.5 * call.inverse_sigma.double().square()
-    quadratic = -0.5 * square
-    quadratic[-1] += window
-    linear = square * centers
-    constant = -0.5 * (linear * centers).sum(-1, keepdim=True)
-    exponent = torch.cat([linear, constant, quadratic], -1).transpose(1, 2).contiguous()
-    angle = torch.cat([frequencies, phases.unsqueeze(-1)], -1).transpose(1, 2).contiguous()
-    if not call.x.is_cuda and float(constant.min()) > -_CANCELLATION_LIMIT:
-        exponent = exponent.to(angle.dtype)
-    dim = call.source.size(1)
-    return _Filters(exponent, angle, torch.nn.functional.pad(window, (dim + 1, 0)).to(angle.dtype))
+def _is_short(tile: Tile, width: int) -> bool:
+    """Whether the kernels of a target's edges are smaller than the sum of their features."""
+    return 2 * tile.table.size(1) <= width
 
 
-def _unfold(
-    call: MagnetConv, totals: _Filters, grad_weights: Tensor, grad_biases: Tensor
-) -> tuple[Tensor, MAGNetWeights]:
-    """Turn gradients of the coefficients into gradients of the parameters."""
-    dim = call.source.size(1)
-    dtype = call.x.dtype
-    centers, inverse_widths = call.network.centers.double(), call.network.inverse_widths.double()
-    linear, constant, quadratic = totals.exponent.transpose(1, 2).split([dim, 1, dim], -1)
-    square = inverse_widths.square()
-    grad_centers = square * (linear - centers * constant)
-    grad_inverse_widths = inverse_widths * (
-        2 * centers * linear - quadratic - centers.square() * constant
-    )
-    grad_inverse_sigma = -call.inverse_sigma * (quadratic[-1].sum(0) + totals.window[dim + 1 :])
-    grad_frequencies, grad_phases = totals.angle.transpose(1, 2).split([dim, 1], -1)
-    return grad_inverse_sigma.to(dtype), MAGNetWeights(
-        grad_centers.to(dtype), grad_inverse_widths.to(dtype),
-        grad_frequencies.to(dtype, copy=True), grad_phases.squeeze(-1).to(dtype, copy=True),
-        grad_weights, grad_biases,
-    )  # fmt: skip
-
-
-def _evaluate(
-    call: MagnetConv,
-    filters: _Filters,
-    tile: Tile,
-    source: Tensor,
-    scratch: _Scratch,
-    *,
-    keep: bool,
-) -> _Features:
-    """Evaluate the kernel network on the edges of one tile."""
-    dim, edges = call.source.size(1), source.numel()
-    layers, width = call.network.phases.shape
-    position = call.source.index_select(0, source).view(*tile.table.shape, dim)
-    offset = relative_offsets(position, call.target[tile.rows].unsqueeze(1)).view(edges, dim)
-    inside = ((offset >= call.bounds[0]) & (offset <= call.bounds[1])).all(-1)
-    valid = (inside & (tile.table.view(-1) >= 0)).to(offset.dtype).unsqueeze(-1)
-
-    monomials = scratch("monomials", edges, 2 * dim + 1)
-    monomials[:, :dim] = offset
-    monomials[:, dim] = 1
-    torch.square(offset, out=monomials[:, dim + 1 :])
-    values = scratch("filters", layers, edges, width)
-    envelope = scratch("envelope", layers, edges, width)
-    exact = monomials.to(filters.exponent.dtype)
-    for layer in range(layers):
-        if exact.dtype == envelope.dtype:
-            torch.mm(exact, filters.exponent[layer], out=envelope[layer])
-        else:
-            envelope[layer] = exact @ filters.exponent[layer]
-        torch.mm(monomials[:, : dim + 1], filters.angle[layer], out=values[layer])
-    envelope.exp_()
-    quadrature = scratch("quadrature", layers if keep else 0, edges, width)
-    if keep:
-        torch.cos(values, out=quadrature).mul_(envelope)
-    values.sin_().mul_(envelope)
-
-    linear = scratch("linear", layers - 1 if keep else min(1, layers - 1), edges, width)
-    hidden = scratch("hidden", layers if keep else 1, edges, width)
-    last = values[0]
-    for layer in range(1, layers):
-        product = linear[layer - 1 if keep else 0]
-        weight, bias = call.network.weights[layer - 1], call.network.biases[layer - 1]
-        torch.addmm(bias, last, weight.T, out=product)
-        last = torch.mul(product, values[layer], out=hidden[layer if keep else 0])
-    window = torch.mv(monomials, filters.window).exp_()
-    windowed = scratch("windowed", edges, width + 1)
-    torch.mul(last, valid, out=windowed[:, :width])
-    torch.mul(window, valid.squeeze(-1), out=windowed[:, width])
-    return _Features(monomials, windowed, window, valid, values, quadrature, linear, hidden)
-
-
-def _backpropagate(
-    network: MAGNetWeights,
-    filters: _Filters,
-    features: _Features,
-    grad_features: Tensor,
-    scratch: _Scratch,
-    totals: _Filters,
-    grad_weights: Tensor,
-    grad_biases: Tensor,
-    needs_monomials: bool,
-) -> Tensor:
-    """Add one tile's gradients to the totals; return those of the monomials if wanted."""
-    layers, edges, width = features.filters.shape
-    monomials = features.monomials
-    linear_monomials = monomials[:, : filters.angle.size(1)]
-    grad_window = grad_features[:, width] * features.window
-    totals.window.add_(monomials.T @ grad_window)
-    grad_monomials = torch.outer(grad_window, filters.window) if needs_monomials else monomials
-    grad_hidden = scratch("grad_hidden", edges, width).copy_(grad_features[:, :width])
-    grad_exponent, grad_angle, grad_linear = (
-        scratch(name, edges, width) for name in ("grad_exponent", "grad_angle", "grad_linear")
-    )
-    for layer in reversed(range(layers)):
-        hidden = features.hidden[layer] if layer > 0 else features.filters[0]
-        torch.mul(grad_hidden, hidden, out=grad_exponent)
-        torch.mul(grad_hidden, features.quadrature[layer], out=grad_angle)
-        if layer > 0:
-            grad_angle *= features.linear[layer - 1]
-            torch.mul(grad_hidden, features.filters[layer], out=grad_linear)
-            below = features.hidden[layer - 1] if layer > 1 else features.filters[0]
-            grad_weights[layer - 1].addmm_(grad_linear.T, below)
-            grad_biases[layer - 1] += grad_linear.sum(0)
-            torch.mm(grad_linear, network.weights[layer - 1], out=grad_hidden)
-        totals.exponent[layer].add_(monomials.T @ grad_exponent)
-        totals.angle[layer].add_(linear_monomials.T @ grad_angle)
-        if needs_monomials:
-            grad_monomials.addmm_(grad_exponent, filters.exponent[layer].T.to(grad_exponent.dtype))
-            grad_monomials[:, : filters.angle.size(1)].addmm_(grad_angle, filters.angle[layer].T)
-    return grad_monomials
+def _aggregate(edges: Edges, values: Tensor, tile: Tile, scratch: Scratch) -> Tensor:
+    """Sum the products of features and values over every target's edges, `[n, H + 1, C]`."""
+    table = edges.windowed.view(*tile.table.shape, edges.windowed.size(1))
+    aggregate = scratch("aggregate", table.size(0), table.size(2), values.size(1))
+    values = values.view(*tile.table.shape, values.size(1))
+    return torch.bmm(table.transpose(1, 2), values, out=aggregate)
