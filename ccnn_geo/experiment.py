@@ -15,7 +15,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -27,7 +27,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from ccnn_geo.visualization import draw_run
 
-__all__ = ["ExperimentCLI", "PointCloudCLI", "RunReport", "save_json"]
+__all__ = ["ExperimentCLI", "PointCloudCLI", "RunReport", "SignalCLI", "save_json"]
 
 _PACKAGES = ("ccnn_geo", "numpy", "pytorch-lightning", "torch", "torch_geometric")
 # What a resumed run may do differently, because its numbers do not depend on it.
@@ -194,27 +194,36 @@ class ExperimentCLI(LightningCLI):
 class PointCloudCLI(ExperimentCLI):
     """An `ExperimentCLI` whose data say how many features go into the model, and classes out.
 
-    See `ExperimentCLI` for the arguments; the data module also has `num_features` and
-    `num_classes`, and the model takes `in_channels` and `num_classes`.
+    See `ExperimentCLI` for the arguments. `links` names the arguments of the model that the data
+    decide on, each with the attribute of the data module that it is taken from.
     """
+
+    links: ClassVar = {"in_channels": "num_features", "num_classes": "num_classes"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the arguments of an experiment, and link the model to the data."""
         super().add_arguments_to_parser(parser)
-        for target, read in (("in_channels", _num_features), ("num_classes", _num_classes)):
+        for target, attribute in self.links.items():
             parser.link_arguments(
-                "data", f"model.{target}", compute_fn=read, apply_on="instantiate"
+                "data",
+                f"model.{target}",
+                compute_fn=partial(_read, attribute=attribute),
+                apply_on="instantiate",
             )
 
 
-def _num_features(data: Any) -> int:
-    data.setup()
-    return data.num_features
+class SignalCLI(PointCloudCLI):
+    """A `PointCloudCLI` whose data also say on what grids the network is to work.
+
+    The data module has `dim` and `size` too: the number of their axes, and of the cells along each.
+    """
+
+    links: ClassVar = {**PointCloudCLI.links, "dim": "dim", "size": "size"}
 
 
-def _num_classes(data: Any) -> int:
+def _read(data: Any, *, attribute: str) -> Any:
     data.setup()
-    return data.num_classes
+    return getattr(data, attribute)
 
 
 class _SaveSettings(SaveConfigCallback):

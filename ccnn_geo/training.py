@@ -1,8 +1,10 @@
-"""Training point-cloud classifiers with Lightning: the module, its optimizer and its schedule."""
+"""Training classifiers of clouds, sequences and images with Lightning."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,19 +20,15 @@ from torchmetrics.classification import (
     MulticlassStatScores,
 )
 
-from ccnn_geo.nn import CCNN, GaussianWindow, KernelNetwork
+from ccnn_geo.nn import CCNN
+from ccnn_geo.optimization import parameter_groups, warmup_cosine
 from ccnn_geo.regularization import kernel_penalty, track_kernel_penalty
 
-__all__ = [
-    "ClassMeanAccuracy",
-    "PointCloudClassifier",
-    "parameter_groups",
-    "warmup_cosine",
-]
+__all__ = ["CCNNClassifier", "ClassMeanAccuracy"]
 
 
-class PointCloudClassifier(pl.LightningModule):
-    r"""A `CCNN` that learns to classify point clouds, the way the paper trains it.
+class CCNNClassifier(pl.LightningModule):
+    r"""A `CCNN` that learns to classify point clouds, sequences or images, as the paper trains it.
 
     AdamW under a learning rate that rises linearly and falls to zero along a cosine; windows have a
     rate of their own; the norm of the generated kernels takes the place of weight decay (Eq. 3).
@@ -40,21 +38,32 @@ class PointCloudClassifier(pl.LightningModule):
     number of the step alone, so that a run that is resumed ends like one that was never
     interrupted.
 
+    A batch with positions is one of clouds, any other one of grids. Whichever it is trained on, the
+    network takes both. That of a `size` measures positions in steps of the training grids.
+
     Args:
-        in_channels: Size of each point's features `x`.
+        in_channels: Size of the features `x` of each point or cell.
         num_classes: Number of classes.
-        dim: Number of coordinates of a position.
+        dim: Number of coordinates of a position, or of axes of a grid.
+        size: Cells of the training grids along every axis, see `CCNN.for_grid`; none for a network
+            that is trained on clouds.
+        kernel_size: Taps of the kernels on the training grids, which sets their extent; `"same"`
+            for as many as there are cells.
         hidden_channels: Width of the network.
         num_blocks: Number of residual blocks.
         kernel_channels: Width of the kernel networks.
         omega_0: Scale of the kernel networks' frequencies.
-        num_neighbors: Neighbours that every point sees, itself among them.
+        num_neighbors: Neighbours that every point sees, itself among them; unless given 256, or the
+            taps that the kernels have on the training grids at first.
         extent: Half-width of the kernels' support in the unit of the positions, a number or one per
-            axis.
+            axis; 1 unless given, or what follows from `kernel_size`.
         window_width: Initial width of the kernels' Gaussian windows, in units of the extent.
-        window_cutoff: The kernel ends where the window falls under this; 0 keeps all of it.
+        window_cutoff: The kernel ends where the window falls under this; 0 keeps all of it. Unless
+            given 0, or 0.1 with a `size`.
         separable: Whether the convolutions are depthwise-separable.
-        readout: Whether the points of a cloud are pooled by their mean or maximum.
+        causal: Whether the convolutions look back only (sequences).
+        block: Class of the residual blocks.
+        readout: Whether points or cells are pooled by their mean or maximum.
         dropout: Probability of dropping a channel in a block.
         input_dropout: Probability of dropping a value of the input features.
         elementwise_dropout: Drop single values instead of channels in the blocks.
@@ -66,7 +75,10 @@ class PointCloudClassifier(pl.LightningModule):
         label_smoothing: Probability spread over all classes in the target.
 
     Shapes:
-        - **input:** a batch of B clouds with `x [N, C_in]`, `pos [N, D]`, `y [B]`, `batch [N]`
+        - **input:** a batch of B clouds with `x [N, C_in]`, `pos [N, D]`, `y [B]`, `batch [N]`; or
+          of B grids with `x [B, C_in, *S]`, `y [B]` and where there are any `mask [B, *S]`, the
+          occupied cells, `length [B]`, the lengths of padded sequences, and `spacing [B]` or
+          `[B, D]`, the step of all of these grids in units of that of the training grids
         - **output:** `[B, num_classes]`
 
     Raises:
@@ -79,15 +91,19 @@ class PointCloudClassifier(pl.LightningModule):
         num_classes: int,
         *,
         dim: int = 3,
+        size: tuple[int, ...] | None = None,
+        kernel_size: int | tuple[int, ...] | Literal["same"] = "same",
         hidden_channels: int = 16,
         num_blocks: int = 4,
         kernel_channels: int = 8,
         omega_0: float = 50.0,
-        num_neighbors: int = 256,
-        extent: float | tuple[float, ...] = 1.0,
+        num_neighbors: int | None = None,
+        extent: float | tuple[float, ...] | None = None,
         window_width: float | tuple[float, ...] = 0.075,
-        window_cutoff: float = 0.0,
+        window_cutoff: float | None = None,
         separable: bool = True,
+        causal: bool = False,
+        block: Literal["CCNNBlock", "FlexBlock", "S4Block"] = "CCNNBlock",
         readout: Literal["mean", "max"] = "mean",
         dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -114,6 +130,10 @@ class PointCloudClassifier(pl.LightningModule):
                 raise ValueError(f"Expected `{name}` >= 0, got {value}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"Expected `label_smoothing` in [0, 1), got {label_smoothing}")
+        if size is not None and len(size) != dim:
+            raise ValueError(f"Expected `size` of {dim} axes, the `dim`, got {size}")
+        if size is not None and extent is not None:
+            raise ValueError("Expected no `extent` with a `size`: `kernel_size` sets it")
         self.save_hyperparameters()
         self.learning_rate = learning_rate
         self.window_lr_ratio = window_lr_ratio
@@ -122,19 +142,29 @@ class PointCloudClassifier(pl.LightningModule):
         self.kernel_l2 = kernel_l2
         self.label_smoothing = label_smoothing
         self.seed = torch.initial_seed()
-        self.model = CCNN(
+        given = {
+            "num_neighbors": num_neighbors,
+            "extent": extent,
+            "window_cutoff": window_cutoff,
+            "size": size,
+        }
+        make: Callable[..., CCNN] = CCNN
+        if size is None:
+            given["dim"] = dim
+        else:
+            make = partial(CCNN.for_grid, kernel_size=kernel_size)
+        self.model = make(
             in_channels,
             num_classes,
-            dim=dim,
+            **{name: value for name, value in given.items() if value is not None},
             hidden_channels=hidden_channels,
             num_blocks=num_blocks,
             kernel_channels=kernel_channels,
             omega_0=omega_0,
-            num_neighbors=num_neighbors,
-            extent=extent,
             window_width=window_width,
-            window_cutoff=window_cutoff,
             separable=separable,
+            causal=causal,
+            block=CCNN.argument_classes[block],
             readout=readout,
             dropout=dropout,
             input_dropout=input_dropout,
@@ -155,9 +185,16 @@ class PointCloudClassifier(pl.LightningModule):
         self.confusion: list[list[int]] | None = None
 
     def forward(self, data: Data) -> Tensor:
-        """Classify the clouds of a batch, or one cloud, `[B, num_classes]`."""
-        if data.x is None or data.pos is None:
-            raise ValueError(f"Expected clouds with `x` and `pos`, got {sorted(data.keys())}")
+        """Classify the clouds or grids of a batch, or one of them, `[B, num_classes]`."""
+        if data.x is None:
+            raise ValueError(f"Expected `x` in a batch, got {sorted(data.keys())}")
+        if data.pos is None:
+            return self.model(
+                data.x,
+                spacing=_common_spacing(data.spacing) if "spacing" in data else None,
+                mask=data.mask if "mask" in data else None,
+                lengths=data.length if "length" in data else None,
+            )
         batch_size = data.num_graphs if isinstance(data, Batch) else 1
         return self.model(data.x, data.pos, data.batch, batch_size=batch_size)
 
@@ -197,11 +234,11 @@ class PointCloudClassifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure loss and accuracies on validation clouds."""
+        """Measure loss and accuracies on validation samples."""
         self._evaluate(batch, "val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure loss and accuracies on test clouds, and what is taken for what."""
+        """Measure loss and accuracies on test samples, and what is taken for what."""
         logits = self._evaluate(batch, "test", self.test_metrics)
         self.test_confusion.update(logits, batch.y)
 
@@ -231,7 +268,7 @@ class PointCloudClassifier(pl.LightningModule):
             )
 
     def _log_mean(self, name: str, value: Tensor, batch: Batch, *, prog_bar: bool = False) -> None:
-        """Log the mean over the clouds of an epoch."""
+        """Log the mean over the samples of an epoch."""
         self.log(
             name,
             value.detach(),
@@ -261,8 +298,20 @@ class PointCloudClassifier(pl.LightningModule):
         self.seed = checkpoint["seed"]
 
 
+def _common_spacing(spacing: Tensor) -> tuple[float, ...] | float:
+    """Return the step of all grids of a batch, which has it once for each, `[B]` or `[B, D]`.
+
+    Raises:
+        ValueError: If they do not share one.
+    """
+    first, *others = spacing.tolist()
+    if any(other != first for other in others):
+        raise ValueError(f"Expected one `spacing` for all grids of a batch, got {spacing.tolist()}")
+    return tuple(first) if isinstance(first, list) else first
+
+
 class ClassMeanAccuracy(MulticlassStatScores):
-    """Accuracy within each class, averaged over the classes that there are clouds of.
+    """Accuracy within each class, averaged over the classes that there are samples of.
 
     Unlike macro-averaged accuracy, it does not count a class that is only ever predicted.
 
@@ -278,63 +327,3 @@ class ClassMeanAccuracy(MulticlassStatScores):
         correct, *_, support = super().compute().unbind(-1)
         present = support > 0
         return (correct[present] / support[present]).mean()
-
-
-def parameter_groups(
-    model: nn.Module,
-    *,
-    learning_rate: float,
-    window_lr_ratio: float = 1.0,
-    weight_decay: float = 0.0,
-) -> list[dict[str, Any]]:
-    """Sort the parameters of a model into groups for an optimizer.
-
-    Args:
-        model: Any module.
-        learning_rate: Learning rate of everything but the windows.
-        window_lr_ratio: Learning rate of the windows, in units of the other.
-        weight_decay: Weight decay of the group `weights`.
-
-    Returns:
-        The groups `weights` (the matrices of layers), `kernels` (all of the kernel networks),
-        `vectors` (norms and biases) and `windows` (their log-widths), those of them that have
-        parameters. Only the first one decays: what a weight decay of the kernels is meant for,
-        `kernel_penalty` does.
-    """
-    members: dict[str, list[nn.Parameter]]
-    members = {"weights": [], "kernels": [], "vectors": [], "windows": []}
-    special: dict[nn.Parameter, str] = {}
-    for module in model.modules():
-        if isinstance(module, (GaussianWindow, KernelNetwork)):
-            group = "windows" if isinstance(module, GaussianWindow) else "kernels"
-            special.update(dict.fromkeys(module.parameters(), group))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            default = "weights" if parameter.dim() > 1 else "vectors"
-            members[special.get(parameter, default)].append(parameter)
-    return [
-        {
-            "name": name,
-            "params": parameters,
-            "lr": learning_rate * (window_lr_ratio if name == "windows" else 1.0),
-            "weight_decay": weight_decay if name == "weights" else 0.0,
-        }
-        for name, parameters in members.items()
-        if parameters
-    ]
-
-
-def warmup_cosine(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Return the learning rate of a step, in units of the highest one.
-
-    Args:
-        step: Optimizer steps taken so far.
-        warmup_steps: Steps of the linear rise; the last of them has the highest rate.
-        total_steps: Steps after which the rate is zero.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if step >= total_steps:
-        return 0.0
-    progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * progress))

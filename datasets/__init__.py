@@ -1,8 +1,9 @@
-"""Point-cloud data sets: ModelNet, one's own files or arrays, and one made on the spot.
+"""Data sets of clouds, ModelNet, one's own files or shapes; and of signals, images and audio.
 
-The data module needs Lightning, and is imported when it is first asked for.
+The data modules need Lightning, and are imported when they are first asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .arrays import PointCloudArrays
@@ -15,10 +16,14 @@ from .shapes import Shapes
 
 if TYPE_CHECKING:
     from .datamodule import PointCloudDataModule
+    from .mnist import MNISTDataModule
+    from .signals import SignalDataModule
+    from .spoken_digits import SpokenDigitsDataModule
 
 __all__ = [
     "EpochSampler",
     "Geometry",
+    "MNISTDataModule",
     "ModelNet",
     "PointCloudArrays",
     "PointCloudDataModule",
@@ -26,15 +31,23 @@ __all__ = [
     "PointCloudFolder",
     "SampledDataset",
     "Shapes",
+    "SignalDataModule",
+    "SpokenDigitsDataModule",
     "read_geometry",
     "read_off",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Imports the data module when it is asked for."""
-    if name != "PointCloudDataModule":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .datamodule import PointCloudDataModule
+_DATA_MODULES = {
+    "MNISTDataModule": "mnist",
+    "PointCloudDataModule": "datamodule",
+    "SignalDataModule": "signals",
+    "SpokenDigitsDataModule": "spoken_digits",
+}
 
-    return PointCloudDataModule
+
+def __getattr__(name: str) -> Any:
+    """Imports a data module when it is asked for."""
+    if name not in _DATA_MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_DATA_MODULES[name]}", __name__), name)

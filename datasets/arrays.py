@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -12,7 +13,7 @@ from .cache import Item
 from .dataset import Listing, SampledDataset, SamplingOptions
 from .readers import Geometry
 
-__all__ = ["PointCloudArrays", "list_arrays"]
+__all__ = ["PointCloudArrays", "list_arrays", "read_npz"]
 
 _SPLITS = ("train", "test")
 _NAMES = ("classes", *(f"{split}_{name}" for split in _SPLITS for name in ("pos", "y", "normal")))
@@ -68,6 +69,19 @@ def _row(arrays: dict[str, np.ndarray], split: str, row: int) -> Geometry:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays that there are and checks them."""
+    arrays = read_npz(path, _NAMES)
+    for split in _SPLITS:
+        _check(path, arrays, split)
+    return arrays
+
+
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads those of some arrays that are in an ``.npz`` file, and unpickles nothing.
+
+    Raises:
+        ValueError: If the file or an array in it is broken, or no plain array.
+        OSError: If there is no such file.
+    """
     with open(path, "rb") as stream:
         try:
             file = np.load(stream, allow_pickle=False)
@@ -75,10 +89,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{path}: expected an .npz file of plain arrays ({error})") from error
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError(f"{path}: expected an .npz file of several arrays, got a single one")
-        arrays = {name: _read(path, file, name) for name in _NAMES if name in file}
-    for split in _SPLITS:
-        _check(path, arrays, split)
-    return arrays
+        return {name: _read(path, file, name) for name in names if name in file}
 
 
 def _read(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

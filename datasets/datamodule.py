@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
-from torch.utils.data import Sampler
-from torch_geometric.loader import DataLoader
 from torch_geometric.transforms import BaseTransform, Compose
 
 from ccnn_geo.transforms import RandomJitter, RandomRotateZ, RandomScale, StackFeatures
 from ccnn_geo.voxels import Voxelize
 
 from .arrays import list_arrays
-from .dataset import EpochSampler, Listing, PointCloudDataset, SampledDataset, Split
+from .base import ClassificationDataModule, check_choice
+from .dataset import Listing, PointCloudDataset, SampledDataset, Split
 from .folder import list_folder
 from .modelnet import list_modelnet
 from .sampling import Normalization
@@ -31,7 +28,7 @@ DataName = Literal["modelnet40", "modelnet10", "shapes", "folder", "arrays"]
 Features = Literal["auto", "normal+pos", "pos"]
 
 
-class PointCloudDataModule(pl.LightningDataModule):
+class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
     """Training, validation and test clouds of any of the data sets, as batches of PyG graphs.
 
     Validation is a stratified part of the training split; the test split is left for the end. A
@@ -107,29 +104,25 @@ class PointCloudDataModule(pl.LightningDataModule):
         cache_dir: Path | None = None,
         num_processes: int | None = None,
     ) -> None:
-        super().__init__()
-        _check_choice("name", name, get_args(DataName))
-        _check_choice("features", features, get_args(Features))
+        check_choice("name", name, get_args(DataName))
+        check_choice("features", features, get_args(Features))
         if root is None and name in ("folder", "arrays"):
             raise ValueError(f"Expected `root` for the data set {name!r}, got none")
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(
-                "Expected `batch_size` >= 1 and `num_workers` >= 0, "
-                f"got {batch_size} and {num_workers}"
-            )
         if voxels is not None and (voxels < 1 or features == "normal+pos"):
             raise ValueError(
                 "Expected `voxels` >= 1, whose features are their positions, got "
                 f"{voxels} and `features`={features!r}"
             )
+        super().__init__(
+            Path("data") / name if root is None else Path(root),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
         self.name = name
-        self.root = Path("data") / name if root is None else Path(root)
         self.num_points = num_points
         self.voxels = voxels
         self.points_per_mesh = points_per_mesh
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
         self.sampling_seed = sampling_seed
         self.val_fraction = val_fraction
         self.resample = resample
@@ -143,7 +136,6 @@ class PointCloudDataModule(pl.LightningDataModule):
         self.download = download
         self.cache_dir = cache_dir
         self.num_processes = num_processes
-        self._datasets: dict[str, PointCloudDataset] = {}
         self._num_features = 0
 
     def prepare_data(self) -> None:
@@ -178,79 +170,10 @@ class PointCloudDataModule(pl.LightningDataModule):
         }
 
     @property
-    def train_dataset(self) -> PointCloudDataset:
-        """The training clouds."""
-        return self._dataset("train")
-
-    @property
-    def val_dataset(self) -> PointCloudDataset:
-        """The validation clouds, held out of the training split."""
-        return self._dataset("val")
-
-    @property
-    def test_dataset(self) -> PointCloudDataset:
-        """The test clouds."""
-        return self._dataset("test")
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
-        return self.train_dataset.classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.train_dataset.num_classes
-
-    @property
     def num_features(self) -> int:
         """Number of input channels: six with normals, three without."""
         self._dataset("train")
         return self._num_features
-
-    @property
-    def split_sizes(self) -> dict[str, int]:
-        """Number of clouds per split."""
-        return {split: len(self._dataset(split)) for split in ("train", "val", "test")}
-
-    def train_dataloader(self) -> DataLoader:
-        """Returns shuffled batches of training clouds."""
-        dataset, trainer = self.train_dataset, self.trainer
-        if trainer is None:
-            return self._loader(dataset, EpochSampler(dataset, seed=self.seed))
-        sampler = EpochSampler(
-            dataset, seed=self.seed, num_replicas=trainer.world_size, rank=trainer.global_rank
-        )
-        # A resumed Trainer lets workers begin on the first batches before it names the epoch.
-        sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
-        return self._loader(dataset, sampler)
-
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Returns batches of validation clouds, or no loader where nothing was held out."""
-        return self._loader(self.val_dataset) if len(self.val_dataset) else []
-
-    def test_dataloader(self) -> DataLoader:
-        """Returns batches of test clouds."""
-        if len(self.test_dataset) == 0:
-            raise ValueError(f"{self.root}: expected test clouds, got none")
-        return self._loader(self.test_dataset)
-
-    def _loader(
-        self, dataset: PointCloudDataset, sampler: Sampler[tuple[int, int]] | None = None
-    ) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def _dataset(self, split: str) -> PointCloudDataset:
-        if not self._datasets:
-            raise RuntimeError("Expected `setup()` to be called first; a Trainer does so by itself")
-        return self._datasets[split]
 
     def _sampled(self) -> tuple[SampledDataset, SampledDataset]:
         listing = self._listing()
@@ -323,8 +246,3 @@ class PointCloudDataModule(pl.LightningDataModule):
             (self.random_jitter, RandomJitter),
         ]
         return [make() for wanted, make in switches if wanted]
-
-
-def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"Expected `{argument}` to be one of {choices}, got {value!r}")

@@ -1,10 +1,10 @@
 """The data sets' common ground: access to clouds, their random subsets, and reproducible epochs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -93,17 +93,7 @@ class PointCloudDataset(Dataset[Data]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> Data:
         """Returns one cloud, by its index or by epoch and index."""
-        epoch, index = key if isinstance(key, tuple) else (None, key)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Expected an index of one of {len(self)} clouds, got {index}")
-        index %= len(self)
-        if not self.train:
-            with _seeded(self.seed, index):
-                return self._draw(index)
-        if epoch is None:
-            return self._draw(index)
-        with _seeded(self.seed, index, epoch):
-            return self._draw(index)
+        return draw_sample(self._draw, key, len(self), train=self.train, seed=self.seed)
 
     def _draw(self, index: int) -> Data:
         rows = self.clouds[index]
@@ -119,6 +109,35 @@ class PointCloudDataset(Dataset[Data]):
     def __repr__(self) -> str:
         """Says how many clouds of how many classes there are."""
         return f"{type(self).__name__}({len(self)}, num_classes={self.num_classes})"
+
+
+def draw_sample(
+    draw: Callable[[int], Data], key: int | tuple[int, int], size: int, *, train: bool, seed: int
+) -> Data:
+    """Draws one sample of a data set, with the randomness that belongs to its key.
+
+    Args:
+        draw: Makes the sample of an index, and may draw from torch's global generator.
+        key: Its index, or epoch and index.
+        size: Number of samples in the data set.
+        train: Whether accesses differ from each other: by the epoch, or where there is none by
+            torch's generator as it is.
+        seed: Seed of the data set.
+
+    Raises:
+        IndexError: If there is no such sample.
+    """
+    epoch, index = key if isinstance(key, tuple) else (None, key)
+    if not -size <= index < size:
+        raise IndexError(f"Expected an index of one of {size} samples, got {index}")
+    index %= size
+    if not train:
+        with _seeded(seed, index):
+            return draw(index)
+    if epoch is None:
+        return draw(index)
+    with _seeded(seed, index, epoch):
+        return draw(index)
 
 
 @contextmanager
@@ -137,7 +156,7 @@ def _seeded(*key: int) -> Iterator[None]:
 
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Shuffles the clouds of an epoch by its seed and number, and hands the number on.
+    """Shuffles the samples of an epoch by its seed and number, and hands the number on.
 
     The epoch reaches the data set in the keys, and so also workers that outlive an epoch. Whoever
     runs the loop calls ``set_epoch`` before each epoch, as for any distributed sampler; Lightning
@@ -146,19 +165,19 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
     Args:
         dataset: The data set, indexed by epoch and index.
         seed: Seed of the order.
-        num_replicas: Number of processes that share the clouds of an epoch.
+        num_replicas: Number of processes that share the samples of an epoch.
         rank: Which of them this one is.
     """
 
     def __init__(
-        self, dataset: PointCloudDataset, *, seed: int = 0, num_replicas: int = 1, rank: int = 0
+        self, dataset: Sized, *, seed: int = 0, num_replicas: int = 1, rank: int = 0
     ) -> None:
         # Orders are seeded by seed + epoch: neighbouring seeds would meet again an epoch later.
         spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=spread)
+        super().__init__(cast(Dataset, dataset), num_replicas, rank, shuffle=True, seed=spread)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yields epoch and index of every cloud that falls to this process."""
+        """Yields epoch and index of every sample that falls to this process."""
         epoch = self.epoch
         return ((epoch, int(index)) for index in super().__iter__())  # type: ignore[call-overload]
 

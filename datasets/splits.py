@@ -33,8 +33,8 @@ def stratified_holdout(
             held_out[members[: min(max(round(fraction * len(members)), 1), most)]] = True
         if not held_out.any():
             raise ValueError(
-                f"Expected a class with two training clouds for `val_fraction`={fraction}, "
-                "got one cloud of each; train without validation by `val_fraction`=0"
+                f"Expected a class with two training samples for `val_fraction`={fraction}, "
+                "got one of each; train without validation by `val_fraction`=0"
             )
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 

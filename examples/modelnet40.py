@@ -15,12 +15,12 @@ from typing import Any
 
 from ccnn_geo.datasets import PointCloudDataModule
 from ccnn_geo.experiment import PointCloudCLI
-from ccnn_geo.training import PointCloudClassifier
+from ccnn_geo.training import CCNNClassifier
 
 
 def main() -> None:
     description = "Train a CCNN to classify point clouds."
-    cli = PointCloudCLI(PointCloudClassifier, PointCloudDataModule, description=description)
+    cli = PointCloudCLI(CCNNClassifier, PointCloudDataModule, description=description)
     results = cli.run()
     if cli.trainer.is_global_zero:
         print(f"The report is {cli.folder / 'results.json'}")

@@ -17,7 +17,7 @@ from torch_geometric.utils import to_dense_batch
 from ccnn_geo import knn_graph
 from ccnn_geo.datasets import PointCloudDataModule
 from ccnn_geo.experiment import PointCloudCLI
-from ccnn_geo.training import PointCloudClassifier
+from ccnn_geo.training import CCNNClassifier
 
 Architecture = Literal["pointnet2", "dgcnn"]
 
@@ -134,7 +134,7 @@ class DGCNN(nn.Module):
         )
 
 
-class PeerClassifier(PointCloudClassifier):
+class PeerClassifier(CCNNClassifier):
     """A peer in the place of the CCNN.
 
     Args:

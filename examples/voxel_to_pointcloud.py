@@ -28,7 +28,7 @@ from ccnn_geo import CCNN
 from ccnn_geo.datasets import PointCloudDataModule, PointCloudDataset
 from ccnn_geo.experiment import PointCloudCLI
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
-from ccnn_geo.training import PointCloudClassifier
+from ccnn_geo.training import CCNNClassifier
 from ccnn_geo.transforms import StackFeatures
 from ccnn_geo.voxels import Voxelize
 
@@ -171,7 +171,7 @@ def graph(batch: Batch, degrees: list[int]) -> Neighborhood:
 
 def main() -> None:
     description = "Train on voxels and test on point clouds, or the reverse."
-    cli = TransferCLI(PointCloudClassifier, PointCloudDataModule, description=description)
+    cli = TransferCLI(CCNNClassifier, PointCloudDataModule, description=description)
     results = cli.run()
     if not cli.trainer.is_global_zero:
         return

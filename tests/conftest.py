@@ -1,10 +1,13 @@
 """Fixtures that several test files share."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from datasets_helpers import Host, serve
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +24,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real data sets are not at {folder}")
     return folder
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A host on this machine that serves files and can be told to misbehave."""
+    with serve() as host:
+        yield host
 
 
 def random_clouds(*sizes: int, dim: int = 3, channels: int = 4, dtype=torch.float64):

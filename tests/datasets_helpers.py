@@ -1,11 +1,18 @@
 """What the tests of the data sets share: small files of every kind."""
 
+import http.server
 import importlib
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from scipy.io import wavfile
 
 BOX = "OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
 OPTIONS = {"num_points": 16, "points_per_mesh": 32, "num_processes": 1}
@@ -38,3 +45,91 @@ def open3d() -> ModuleType:
         return importlib.import_module("open3d")
     except (ImportError, OSError) as error:
         pytest.skip(f"open3d or a system library that it needs is missing: {error}")
+
+
+class Host:
+    """A host that serves `files`, and can be told to misbehave.
+
+    Attributes:
+        files: Content by name.
+        url: Its address.
+        ranges: What each request asked for, `None` being everything.
+        break_after: Numbers of bytes after which the next connections break.
+        honours_ranges: Whether it sends the part that it is asked for, or everything.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.url = ""
+        self.ranges: list[str | None] = []
+        self.break_after: list[int] = []
+        self.honours_ranges = True
+
+    def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        wanted = handler.headers.get("Range")
+        self.ranges.append(wanted)
+        content = self.files.get(handler.path.lstrip("/"))
+        if content is None:
+            handler.send_error(404)
+            return
+        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
+        partial = wanted is not None and self.honours_ranges
+        if partial and start >= len(content):
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(content)}")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
+        body = content[start:] if partial else content
+        handler.send_response(206 if partial else 200)
+        handler.send_header("Content-Length", str(len(body)))
+        if partial:
+            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        handler.end_headers()
+        length = self.break_after.pop(0) if self.break_after else len(body)
+        handler.wfile.write(body[:length])
+
+
+@contextmanager
+def serve() -> Iterator[Host]:
+    """Lets a host answer on a port of this machine."""
+    host = Host()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            host.answer(self)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        host.url = f"http://127.0.0.1:{server.server_port}"
+        yield host
+        server.shutdown()
+        thread.join()
+
+
+def put_recordings(
+    folder: Path, digits: Iterable[int] = (0, 1), numbers: Iterable[int] = range(7)
+) -> Path:
+    """Makes recordings of two speakers, of 40 to 120 samples, the tone of a digit in each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for digit, speaker, number in product(digits, ("ann", "bob"), numbers):
+        steps = np.arange(40 * (1 + number % 3))
+        samples = 1000 * (number + 1) * np.cos(0.2 * (digit + 1) * steps)
+        wavfile.write(folder / f"{digit}_{speaker}_{number}.wav", 8000, samples.astype(np.int16))
+    return folder
+
+
+def recording_arrays(**changes) -> dict[str, np.ndarray]:
+    """Returns the arrays of three recordings, of 3, 1 and 2 samples."""
+    content = {
+        "samples": np.array([5, -5, 7, 1, 2, -32768], np.int16),
+        "offsets": np.array([0, 3, 4, 6]),
+        "label": np.array([0, 9, 9], np.uint8),
+        "speaker": np.array(["ann", "bob", "bob"]),
+        **changes,
+    }
+    return {name: array for name, array in content.items() if array is not None}

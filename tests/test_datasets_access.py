@@ -93,7 +93,7 @@ class TestAccess:
         dataset = make(num_clouds=4)
         assert len(list(dataset)) == len(dataset) == 4
         for index in (4, -5):
-            with pytest.raises(IndexError, match=f"one of 4 clouds, got {index}"):
+            with pytest.raises(IndexError, match=f"one of 4 samples, got {index}"):
                 dataset[index]
         assert repr(dataset) == "PointCloudDataset(4, num_classes=3)"
 
@@ -212,7 +212,7 @@ class TestStratifiedHoldout:
         for fraction in (-0.1, 1.0):
             with pytest.raises(ValueError, match=f"`val_fraction` of at .*, got {fraction}"):
                 stratified_holdout(np.array([0, 0]), fraction, seed=0)
-        with pytest.raises(ValueError, match="class with two training clouds .*`val_fraction`=0"):
+        with pytest.raises(ValueError, match="class with two training samples .*`val_fraction`=0"):
             stratified_holdout(np.array([0, 1]), 0.1, seed=0)
 
 

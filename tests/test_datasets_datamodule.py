@@ -112,7 +112,7 @@ class TestSplits:
         put(tmp_path / "a/train/2.off")
         data = module(tmp_path, "folder")
         assert data.split_sizes == {"train": 1, "val": 1, "test": 0}
-        with pytest.raises(ValueError, match="expected test clouds, got none"):
+        with pytest.raises(ValueError, match="expected test samples, got none"):
             data.test_dataloader()
 
     def test_evaluation_sees_the_same_points_under_every_seed(self, arrays):

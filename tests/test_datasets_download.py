@@ -3,10 +3,8 @@
 import errno
 import hashlib
 import http.server
-import re
 import shutil
 import stat
-import threading
 import zipfile
 from pathlib import Path
 
@@ -22,65 +20,10 @@ CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Host:
-    """A host that serves `files`, and can be told to misbehave.
-
-    Attributes:
-        files: Content by name.
-        ranges: What each request asked for, `None` being everything.
-        break_after: Numbers of bytes after which the next connections break.
-        honours_ranges: Whether it sends the part that it is asked for, or everything.
-    """
-
-    def __init__(self) -> None:
-        self.files = {"file.bin": CONTENT}
-        self.ranges: list[str | None] = []
-        self.break_after: list[int] = []
-        self.honours_ranges = True
-
-    def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
-        wanted = handler.headers.get("Range")
-        self.ranges.append(wanted)
-        content = self.files.get(handler.path.lstrip("/"))
-        if content is None:
-            handler.send_error(404)
-            return
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
-        partial = wanted is not None and self.honours_ranges
-        if partial and start >= len(content):
-            handler.send_response(416)
-            handler.send_header("Content-Range", f"bytes */{len(content)}")
-            handler.send_header("Content-Length", "0")
-            handler.end_headers()
-            return
-        body = content[start:] if partial else content
-        handler.send_response(206 if partial else 200)
-        handler.send_header("Content-Length", str(len(body)))
-        if partial:
-            handler.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        handler.end_headers()
-        length = self.break_after.pop(0) if self.break_after else len(body)
-        handler.wfile.write(body[:length])
-
-
 @pytest.fixture
-def host():
-    host = Host()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            host.answer(self)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        host.url = f"http://127.0.0.1:{server.server_port}"
-        yield host
-        server.shutdown()
-        thread.join()
+def host(host):
+    host.files["file.bin"] = CONTENT
+    return host
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
 from ccnn_geo.datasets import PointCloudDataModule  # noqa: E402
-from ccnn_geo.training import PointCloudClassifier  # noqa: E402
+from ccnn_geo.training import CCNNClassifier  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "modelnet40.py"
 CONFIGS = EXAMPLE.parent / "configs"
@@ -90,7 +90,7 @@ class TestRun:
         assert content["split_sizes"] == {"train": 15, "val": 3, "test": 6}
         assert content["seed"] == 3
         assert content["epochs"] == len(content["history"]) == 2
-        model = PointCloudClassifier(3, 3, hidden_channels=8, num_blocks=1, kernel_channels=4)
+        model = CCNNClassifier(3, 3, hidden_channels=8, num_blocks=1, kernel_channels=4)
         assert content["parameters"] == sum(p.numel() for p in model.parameters())
         for split in ("val", "test"):
             assert set(content[split]) == {"accuracy", "class_accuracy", "loss"}
@@ -152,13 +152,13 @@ class TestRun:
 
 KILLED = """
 import os, runpy, signal, sys
-from ccnn_geo.training import PointCloudClassifier
-step = PointCloudClassifier.training_step
+from ccnn_geo.training import CCNNClassifier
+step = CCNNClassifier.training_step
 def killed(self, batch, batch_idx):
     if (self.current_epoch, batch_idx) == (2, 1):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, batch_idx)
-PointCloudClassifier.training_step = killed
+CCNNClassifier.training_step = killed
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -216,7 +216,7 @@ class TestConfigs:
 
     @pytest.mark.parametrize(("settings", "parameters"), PARAMETERS.items(), indirect=["settings"])
     def test_makes_the_published_model(self, settings, parameters):
-        model = PointCloudClassifier(6, 40, **settings["model"])
+        model = CCNNClassifier(6, 40, **settings["model"])
         assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
     @pytest.mark.parametrize(

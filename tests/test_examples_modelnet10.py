@@ -15,7 +15,7 @@ yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is miss
 
 from ccnn_geo import CCNN  # noqa: E402
 from ccnn_geo.datasets import PointCloudDataModule  # noqa: E402
-from ccnn_geo.training import PointCloudClassifier  # noqa: E402
+from ccnn_geo.training import CCNNClassifier  # noqa: E402
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = [
@@ -267,7 +267,7 @@ class TestParameterEfficiency:
             settings = yaml.safe_load((EXAMPLES / "configs" / f"{entry.config}.yaml").read_text())
             PointCloudDataModule(**settings["data"])
             script = example(entry.script.removesuffix(".py"))
-            make = script.PeerClassifier if name in ("dgcnn", "pointnet2") else PointCloudClassifier
+            make = script.PeerClassifier if name in ("dgcnn", "pointnet2") else CCNNClassifier
             model = make(3, 10, **settings["model"])
             sizes[name] = sum(parameter.numel() for parameter in model.parameters())
         assert {name: sizes[name] for name in ("4_16", "4_32", "4_48")} == {

@@ -13,12 +13,9 @@ pl = pytest.importorskip("pytorch_lightning", reason="the extra `train` is missi
 
 from ccnn_geo import CCNN, kernel_penalty  # noqa: E402
 from ccnn_geo.nn import GaussianWindow, KernelNetwork  # noqa: E402
-from ccnn_geo.training import (  # noqa: E402
-    ClassMeanAccuracy,
-    PointCloudClassifier,
-    parameter_groups,
-    warmup_cosine,
-)
+from ccnn_geo.optimization import parameter_groups, warmup_cosine  # noqa: E402
+from ccnn_geo.training import CCNNClassifier, ClassMeanAccuracy  # noqa: E402
+from training_helpers import CLASSES, TINY, Record, trainer  # noqa: E402
 
 pytestmark = [
     # Clouds in memory need no workers; Lightning itself uses what torch has deprecated.
@@ -26,9 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
 ]
-
-CLASSES = 3
-TINY = {"hidden_channels": 8, "num_blocks": 1, "kernel_channels": 4, "num_neighbors": 8}
 
 
 def clouds(count: int, points: int = 16) -> list[Data]:
@@ -40,27 +34,9 @@ def clouds(count: int, points: int = 16) -> list[Data]:
     ]
 
 
-def classifier(**options) -> PointCloudClassifier:
+def classifier(**options) -> CCNNClassifier:
     torch.manual_seed(0)
-    return PointCloudClassifier(3, CLASSES, **{**TINY, "warmup_epochs": 0, **options})
-
-
-def trainer(**options) -> pl.Trainer:
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    return pl.Trainer(accelerator="cpu", **{"devices": 1, **dict.fromkeys(quiet, False), **options})
-
-
-class Record(pl.Callback):
-    """Keeps the learning rates and the loss of every step."""
-
-    def __init__(self) -> None:
-        self.rates: list[dict[str, float]] = []
-        self.losses: list[float] = []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        groups = trainer.optimizers[0].param_groups
-        self.rates.append({group["name"]: group["lr"] for group in groups})
-        self.losses.append(float(outputs["loss"]))
+    return CCNNClassifier(3, CLASSES, **{**TINY, "warmup_epochs": 0, **options})
 
 
 class TestParameterGroups:
@@ -146,7 +122,7 @@ class TestSchedule:
 class TestLoss:
     batch = Batch.from_data_list(clouds(6))
 
-    def first_step(self, **options) -> tuple[float, PointCloudClassifier]:
+    def first_step(self, **options) -> tuple[float, CCNNClassifier]:
         """The loss of the first step, and the model with its gradients."""
         model = classifier(**options)
         fit = trainer(max_steps=1)
@@ -235,7 +211,7 @@ class TestCheckpoint:
         fit = trainer(max_steps=2)
         fit.fit(model, DataLoader(clouds(4)))
         fit.save_checkpoint(tmp_path / "model.ckpt")
-        loaded = PointCloudClassifier.load_from_checkpoint(tmp_path / "model.ckpt")
+        loaded = CCNNClassifier.load_from_checkpoint(tmp_path / "model.ckpt")
         batch = Batch.from_data_list(clouds(3))
         assert loaded.hparams == model.hparams
         assert torch.equal(loaded.eval()(batch), model.eval()(batch))
@@ -267,12 +243,12 @@ def test_arguments_out_of_range_are_named(options, message):
 
 def test_one_class_is_refused():
     with pytest.raises(ValueError, match="Expected `num_classes` >= 2, got 1"):
-        PointCloudClassifier(3, 1)
+        CCNNClassifier(3, 1)
 
 
 def test_clouds_without_features_are_refused():
     cloud = Data(pos=torch.rand(4, 3))
-    with pytest.raises(ValueError, match=r"Expected clouds with `x` and `pos`, got \['pos'\]"):
+    with pytest.raises(ValueError, match=r"Expected `x` in a batch, got \['pos'\]"):
         classifier()(cloud)
 
 

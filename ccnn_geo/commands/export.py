@@ -87,13 +87,13 @@ def export(
         ValueError: If the run is not finished, or of a kind that cannot be exported.
         OSError: If the files cannot be read or written.
     """
-    from ccnn_geo.training import PointCloudClassifier
+    from ccnn_geo.training import CCNNClassifier
 
     results = _read_results(run_folder)
     best, last = run_folder / "best.ckpt", run_folder / "last.ckpt"
     checkpoint = best if best.exists() else last
     try:
-        module = PointCloudClassifier.load_from_checkpoint(
+        module = CCNNClassifier.load_from_checkpoint(
             checkpoint, map_location="cpu", weights_only=True
         )
     except (KeyError, RuntimeError, TypeError) as error:
@@ -112,6 +112,9 @@ def _read_results(run_folder: Path) -> dict[str, Any]:
         )
     if not {"classes", "settings"} <= results.keys():
         raise ValueError(f"{file}: expected a report with `classes` and `settings`")
+    if "data.num_points" not in results["settings"]:
+        data_set = results.get("data_set")
+        raise ValueError(f"{file}: expected a run on point clouds, got one on {data_set!r}")
     return results
 
 

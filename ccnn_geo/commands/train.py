@@ -21,13 +21,13 @@ def train(arguments: Sequence[str]) -> int:
     """
     from ccnn_geo.datasets import PointCloudDataModule
     from ccnn_geo.experiment import PointCloudCLI
-    from ccnn_geo.training import PointCloudClassifier
+    from ccnn_geo.training import CCNNClassifier
 
     command_line = sys.argv
     try:
         # For reading alone: processes that Lightning starts later repeat the command line as it is.
         sys.argv = ["python -m ccnn_geo train", *arguments]
-        cli = PointCloudCLI(PointCloudClassifier, PointCloudDataModule, description=__doc__)
+        cli = PointCloudCLI(CCNNClassifier, PointCloudDataModule, description=__doc__)
     finally:
         sys.argv = command_line
     results = cli.run()

@@ -1,0 +1,85 @@
+"""Train a CCNN on handwritten digits: as images, sequences of pixels, or clouds of lit pixels.
+
+    python examples/mnist.py
+    python examples/mnist.py --data.form cloud --seed_everything 1
+    python examples/mnist.py --data.form masked --test_forms "[cloud]"
+    python examples/mnist.py --config examples/configs/mnist_image_small.yaml
+    python examples/mnist.py --config examples/configs/smnist_4_140.yaml --data.root my/mnist
+
+Without a configuration it is a small network on the 8 x 8 digits that are part of the package,
+which takes a minute or two. `--data.name mnist`, as in the configurations, is MNIST itself, which
+is downloaded to `data/mnist` unless `--data.root` names a folder or an .npz file that has it.
+
+`--test_forms` tests the network in other forms than that which it was trained on. A network for
+images takes clouds too: it is the same convolution.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning.cli import LightningArgumentParser
+from tables import percent
+
+from ccnn_geo.datasets import MNISTDataModule
+from ccnn_geo.experiment import SignalCLI
+from ccnn_geo.training import CCNNClassifier
+
+DEFAULTS = {
+    "trainer.max_epochs": 20,
+    "model.hidden_channels": 32,
+    "model.num_blocks": 2,
+    "model.kernel_channels": 16,
+    "model.omega_0": 10.0,
+    "model.window_width": 0.3,
+    "model.warmup_epochs": 2,
+    "data.name": "digits",
+}
+
+
+class DigitsCLI(SignalCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--test_forms",
+            type=list[Literal["image", "masked", "cloud"]],
+            default=[],
+            help="Forms in which to test a network for images or clouds too.",
+        )
+        parser.set_defaults(DEFAULTS)
+
+    def before_instantiate_classes(self) -> None:
+        form = self.config.data.form
+        if self.config.test_forms and form in ("sequential", "permuted"):
+            self.parser.error(f"Expected no `test_forms` of a network for sequences, got {form}")
+        super().before_instantiate_classes()
+
+    def _evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
+        scores = super()._evaluate(checkpoint)
+        confusion = self.model.confusion
+        scores["test_forms"] = {}
+        for form in self.config.test_forms:
+            data = MNISTDataModule(**{**self.config.data.as_dict(), "form": form})
+            data.setup()
+            (metrics,) = self.trainer.test(self.model, data.test_dataloader(), verbose=False)
+            scores["test_forms"][form] = metrics["test/accuracy"]
+        self.model.confusion = confusion
+        return scores
+
+
+def main() -> None:
+    description = "Train a CCNN to classify handwritten digits."
+    cli = DigitsCLI(CCNNClassifier, MNISTDataModule, description=description)
+    results = cli.run()
+    if not cli.trainer.is_global_zero:
+        return
+    print(f"The report is {cli.folder / 'results.json'}")
+    for form, accuracy in results["test_forms"].items():
+        print(f"{percent(accuracy)} of the test digits right as {form}")
+    print(
+        f"{results['parameters']:,} parameters, {percent(results['test']['accuracy'])} of the test "
+        f"digits right as {cli.datamodule.form}, where guessing gets {percent(0.1)}"
+    )
+
+
+if __name__ == "__main__":
+    main()

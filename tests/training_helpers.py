@@ -1,0 +1,24 @@
+"""What the tests of training share: a tiny network's settings, a quiet trainer and a record."""
+
+import pytorch_lightning as pl
+
+CLASSES = 3
+TINY = {"hidden_channels": 8, "num_blocks": 1, "kernel_channels": 4, "num_neighbors": 8}
+
+
+def trainer(**options) -> pl.Trainer:
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return pl.Trainer(accelerator="cpu", **{"devices": 1, **dict.fromkeys(quiet, False), **options})
+
+
+class Record(pl.Callback):
+    """Keeps the learning rates and the loss of every step."""
+
+    def __init__(self) -> None:
+        self.rates: list[dict[str, float]] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        groups = trainer.optimizers[0].param_groups
+        self.rates.append({group["name"]: group["lr"] for group in groups})
+        self.losses.append(float(outputs["loss"]))
