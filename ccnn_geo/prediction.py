@@ -20,7 +20,7 @@ from ccnn_geo.transforms import StackFeatures
 
 __all__ = ["DEFAULT_WEIGHTS", "Classifier", "Prediction"]
 
-DEFAULT_WEIGHTS = "shapes"
+DEFAULT_WEIGHTS = "modelnet10_4_16"
 """Name of the weights that are taken where none are named."""
 
 _FEATURES = {"pos", "normal"}

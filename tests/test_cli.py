@@ -173,6 +173,17 @@ class TestPredict:
         right = [Path(each["file"]).stem == each["classes"][0]["name"] for each in report]
         assert sum(right) >= 5
 
+    def test_the_default_weights_know_real_meshes(self, shared_data, capsys):
+        files = sorted(map(str, (shared_data / "meshes").glob("*.off")))
+        assert main(["predict", "--json", *files]) == 0
+        report = json.loads(capsys.readouterr().out)
+        right = [
+            Path(each["file"]).stem.rpartition("_")[0] == each["classes"][0]["name"]
+            for each in report
+        ]
+        assert len(right) == 6
+        assert sum(right) >= 5
+
 
 class TestPicture:
     def test_is_one_page_with_all_files(self, cli, tmp_path):
@@ -389,6 +400,12 @@ class TestTrainAndExport:
         shutil.copy(trained / "best.ckpt", tmp_path)
         assert main(["export", str(tmp_path), str(tmp_path), "--license", "MIT"]) == 1
         assert "results.json: expected the report of a finished run" in capsys.readouterr().err
+
+    def test_a_run_on_something_else(self, tmp_path):
+        content = {"classes": ["0", "1"], "data_set": "digits", "settings": {"data.form": "image"}}
+        (tmp_path / "results.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="expected a run on point clouds, got one on 'digits'"):
+            export(tmp_path, tmp_path / "out", license="MIT")
 
     def test_the_checkpoint_of_something_else(self, trained, tmp_path):
         shutil.copy(trained / "results.json", tmp_path)
