@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 
-def _require(data: Data, name: str, width: int | None = None) -> Tensor:
+def require_tensor(data: Data, name: str, width: int | None = None) -> Tensor:
     """Returns an attribute of one cloud, `[N, width]` where a width is given."""
     value = data[name] if name in data else None
     if not isinstance(value, Tensor):
@@ -43,7 +43,7 @@ def _require(data: Data, name: str, width: int | None = None) -> Tensor:
     return value
 
 
-class _Transform(BaseTransform):
+class ShowsOptions(BaseTransform):
     """A transform that shows what it was made with."""
 
     def __repr__(self) -> str:
@@ -51,7 +51,7 @@ class _Transform(BaseTransform):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
 
 
-class _Draw(_Transform):
+class _Draw(ShowsOptions):
     """A transform that draws points."""
 
     def __init__(
@@ -86,7 +86,7 @@ class SampleMesh(_Draw):
 
     def forward(self, data: Data) -> Data:
         """Samples one mesh."""
-        pos, face = _require(data, "pos", 3), _require(data, "face")
+        pos, face = require_tensor(data, "pos", 3), require_tensor(data, "face")
         if face.dim() != 2 or face.size(0) != 3:
             raise ValueError(f"Expected `face` of shape [3, F], got {list(face.shape)}")
         if face.numel() > 0 and not 0 <= int(face.min()) <= int(face.max()) < len(pos):
@@ -105,7 +105,7 @@ class SampleMesh(_Draw):
         return data
 
 
-class NormalizePositions(_Transform):
+class NormalizePositions(ShowsOptions):
     r"""Moves the centre of mass of a cloud to the origin and scales it to unit size.
 
     Args:
@@ -126,14 +126,14 @@ class NormalizePositions(_Transform):
 
     def forward(self, data: Data) -> Data:
         """Normalises one cloud."""
-        pos = _require(data, "pos")
+        pos = require_tensor(data, "pos")
         if pos.size(0) == 0 or not bool(pos.isfinite().all()):
             raise ValueError("Expected `pos` with at least one point, all of them finite")
         data.pos = normalize_positions(pos, self.method)
         return data
 
 
-class EstimateNormals(_Transform):
+class EstimateNormals(ShowsOptions):
     r"""Adds normals to a cloud by fitting planes to neighbourhoods, with open3d.
 
     They look away from the centre of mass of the cloud, since a plane alone has two sides.
@@ -158,7 +158,7 @@ class EstimateNormals(_Transform):
 
     def forward(self, data: Data) -> Data:
         """Estimates the normals of one cloud."""
-        pos = _require(data, "pos", 3)
+        pos = require_tensor(data, "pos", 3)
         normals = estimate_normals(pos.numpy(force=True), num_neighbors=self.num_neighbors)
         data.normal = torch.from_numpy(normals).to(pos)
         return data
@@ -182,7 +182,7 @@ class PointSubset(_Draw):
 
     def forward(self, data: Data) -> Data:
         """Thins one cloud."""
-        pos = _require(data, "pos")
+        pos = require_tensor(data, "pos")
         generator = self.generator
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed)
@@ -193,7 +193,7 @@ class PointSubset(_Draw):
         return data
 
 
-class RandomJitter(_Transform):
+class RandomJitter(ShowsOptions):
     r"""Moves every point by its own small Gaussian step, cut off at a largest one.
 
     Args:
@@ -219,13 +219,13 @@ class RandomJitter(_Transform):
 
     def forward(self, data: Data) -> Data:
         """Jitters one cloud."""
-        pos = _require(data, "pos")
+        pos = require_tensor(data, "pos")
         step = self.sigma * torch.randn(pos.shape, generator=self.generator)
         data.pos = pos + step.clamp(-self.clip, self.clip).to(pos)
         return data
 
 
-class RandomScale(_Transform):
+class RandomScale(ShowsOptions):
     r"""Scales a cloud by one random factor; its normals stay as they are.
 
     Args:
@@ -251,13 +251,13 @@ class RandomScale(_Transform):
 
     def forward(self, data: Data) -> Data:
         """Scales one cloud."""
-        pos = _require(data, "pos")
+        pos = require_tensor(data, "pos")
         fraction = torch.rand((), generator=self.generator).item()
         data.pos = pos * (self.low + (self.high - self.low) * fraction)
         return data
 
 
-class RandomRotateZ(_Transform):
+class RandomRotateZ(ShowsOptions):
     r"""Turns a cloud about the vertical through the origin by a random angle, normals included.
 
     Args:
@@ -281,19 +281,19 @@ class RandomRotateZ(_Transform):
 
     def forward(self, data: Data) -> Data:
         """Turns one cloud."""
-        pos = _require(data, "pos", 3)
+        pos = require_tensor(data, "pos", 3)
         fraction = 2 * torch.rand((), generator=self.generator).item() - 1
         angle = math.radians(self.max_degrees) * fraction
         cosine, sine = math.cos(angle), math.sin(angle)
         rotation = pos.new_tensor([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
         data.pos = pos @ rotation.t()
         if "normal" in data:
-            normal = _require(data, "normal", 3)
+            normal = require_tensor(data, "normal", 3)
             data.normal = normal @ rotation.t().to(normal)
         return data
 
 
-class StackFeatures(_Transform):
+class StackFeatures(ShowsOptions):
     r"""Stacks attributes of the points into the features ``x`` that a network takes in.
 
     Args:
@@ -315,7 +315,7 @@ class StackFeatures(_Transform):
 
     def forward(self, data: Data) -> Data:
         """Stacks the features of one cloud."""
-        columns = [_require(data, name) for name in self.attributes]
+        columns = [require_tensor(data, name) for name in self.attributes]
         for name, column in zip(self.attributes, columns, strict=True):
             if column.dim() != 2:
                 raise ValueError(f"Expected `{name}` of shape [N, C], got {list(column.shape)}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from ccnn_geo.points import import_open3d, subset_indices
-from ccnn_geo.transforms import _require, _Transform
+from ccnn_geo.transforms import ShowsOptions, require_tensor
 
 __all__ = [
     "VoxelsToPoints",
@@ -28,7 +28,7 @@ __all__ = [
 _TOLERANCE = 1e-4
 
 
-class Voxelize(_Transform):
+class Voxelize(ShowsOptions):
     r"""Replaces a cloud by the voxels that its points occupy.
 
     The points are binned; an occupied voxel's feature `x` is its location, however many points it
@@ -71,7 +71,7 @@ class Voxelize(_Transform):
 
     def forward(self, data: Data) -> Data:
         """Voxelises one cloud."""
-        pos = _require(data, "pos")
+        pos = require_tensor(data, "pos")
         cells = occupied_cells(pos, self.resolution)
         if self.max_voxels is not None:
             kept = subset_indices(len(cells), self.max_voxels, self.generator)
@@ -92,7 +92,7 @@ class Voxelize(_Transform):
         return data
 
 
-class VoxelsToPoints(_Transform):
+class VoxelsToPoints(ShowsOptions):
     r"""Replaces grids by the points in the middle of their occupied voxels, with their features.
 
     It undoes the second half of :class:`Voxelize`: the points are those that it gives where it is
@@ -108,7 +108,7 @@ class VoxelsToPoints(_Transform):
 
     def forward(self, data: Data) -> Data:
         """Turns one pair of grids into a cloud."""
-        x, mask = _require(data, "x"), _require(data, "mask")
+        x, mask = require_tensor(data, "x"), require_tensor(data, "mask")
         shape = mask.shape[1:]
         if mask.dtype != torch.bool or len(mask) != 1 or len(shape) == 0:
             raise ValueError(

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms import _require, _Transform
+from ccnn_geo.transforms import ShowsOptions, require_tensor
 
 __all__ = ["FlattenGrid", "GridToPoints", "MaskEmptyCells", "RandomShift"]
 
 
-class RandomShift(_Transform):
+class RandomShift(ShowsOptions):
     """Moves a signal by a random whole number of cells along every axis; zeros move in.
 
     Args:
@@ -44,7 +44,7 @@ class RandomShift(_Transform):
         return data
 
 
-class FlattenGrid(_Transform):
+class FlattenGrid(ShowsOptions):
     """Makes a sequence of a grid, `x [1, C, prod(S)]`, row by row.
 
     Args:
@@ -68,7 +68,7 @@ class FlattenGrid(_Transform):
         return data
 
 
-class MaskEmptyCells(_Transform):
+class MaskEmptyCells(ShowsOptions):
     """Adds `mask [1, *S]`, which cells are not zero; of a grid that is zero everywhere, all.
 
     Raises:
@@ -81,7 +81,7 @@ class MaskEmptyCells(_Transform):
         return data
 
 
-class GridToPoints(_Transform):
+class GridToPoints(ShowsOptions):
     """Makes a cloud of the cells of a grid that are not zero; of one that is zero everywhere, all.
 
     Positions are those of ``ccnn_geo.ops.grid_positions``, in steps of the grid from its first
@@ -113,7 +113,7 @@ class GridToPoints(_Transform):
 
 
 def _grid(data: Data) -> Tensor:
-    x = _require(data, "x")
+    x = require_tensor(data, "x")
     if x.dim() < 3 or len(x) != 1 or math.prod(x.shape) == 0:
         raise ValueError(f"Expected a grid `x` of shape [1, C, *S], got {list(x.shape)}")
     return x
