@@ -85,8 +85,9 @@ def test_a_network_for_masked_images_is_as_right_on_clouds(run):
                   "--model.num_neighbors=64", *TINY)  # fmt: skip
     content = report("runs/digits/seed0")
     assert content["test_forms"].keys() == {"masked", "cloud"}
+    # Rounding differs between the two, and may decide on one digit that is as much this as that.
     for accuracy in content["test_forms"].values():
-        assert accuracy == pytest.approx(content["test"]["accuracy"], abs=1e-6)
+        assert accuracy == pytest.approx(content["test"]["accuracy"], abs=1.01 / 360)
     assert "of the test digits right as cloud" in printed
 
 
