@@ -1,6 +1,8 @@
 """The convolution: every evaluation against a double loop over the definition."""
 
 import os
+import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ from ccnn_geo.ops import (
     nearest_neighbors,
     point_conv,
     tiled_network,
+    untiled,
 )
+from ccnn_geo.ops.magnet_conv import magnet_conv
 from ccnn_geo.ops.tiling import tiles
 from conftest import random_clouds
 
@@ -25,6 +29,15 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 # Of gradients, which are sums over all edges in which much cancels.
 GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 FUSED = [name for name, state in ccnn_geo.backends().items() if state == "available"]
+EVALUATIONS = [*FUSED, "untiled"]
+
+
+@contextmanager
+def backend_for(evaluation):
+    """The backend of an evaluation: plain PyTorch works in tiles, or `"untiled"` in one piece."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(untiled, "MAX_ELEMENTS", 2**40 if evaluation == "untiled" else 0)
+        yield "torch" if evaluation == "untiled" else evaluation
 
 
 def double_loop(x, pos, edge_index, kernel, readout, geometry, num_targets, weight=None):
@@ -104,18 +117,18 @@ def make_call(
     leaves = [x, source, target, weight, readout, log_width]
     leaves += [p for name, p in kernel.named_parameters() if not name.startswith("readout")]
 
-    def evaluate(backend, to=dtype, rounded_to=dtype):
+    def evaluate(evaluation, to=dtype, rounded_to=dtype):
         """Evaluate in one precision operands that were rounded to another."""
         x_, source_, target_, weight_, readout_, log_width_ = (
             leaf.to(rounded_to).to(to) for leaf in leaves[:6]
         )
         network = MAGNetWeights(*(w.to(rounded_to).to(to) for w in kernel.magnet_weights()))
-        output, moment = point_conv(
-            x_, source_ if clouds else (source_, target_), neighbors, network, readout_,
-            KernelGeometry(log_width_, dim, **geometry),
-            weight=weight_, with_moment=True, backend=backend,
-        )  # fmt: skip
-        return output, moment
+        with backend_for(evaluation) as backend:
+            return point_conv(
+                x_, source_ if clouds else (source_, target_), neighbors, network, readout_,
+                KernelGeometry(log_width_, dim, **geometry),
+                weight=weight_, with_moment=True, backend=backend,
+            )  # fmt: skip
 
     def loop():
         return double_loop(
@@ -144,12 +157,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("backend", FUSED)
-def test_every_backend_is_the_double_loop_in_values_and_gradients(backend, case):
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_every_backend_is_the_double_loop_in_values_and_gradients(evaluation, case):
     arguments = {"dim": 3, "channels": 4, "hidden": 5, "depth": 3, **CASES[case]}
     evaluate, loop, leaves = make_call(**arguments)
     expected = loop() if arguments["degrees"] else torch.zeros(0, 4, dtype=torch.float64)
-    actual, _ = evaluate(backend)
+    actual, _ = evaluate(evaluation)
     assert_close(actual, expected, torch.float64)
     if expected.requires_grad:
         wanted = gradients([expected], leaves)
@@ -187,10 +200,10 @@ GRAPHS = st.one_of(
     full=st.booleans(),
     per_axis=st.booleans(),
 )
-@pytest.mark.parametrize("backend", [name for name in FUSED if name != "reference"])
+@pytest.mark.parametrize("evaluation", [name for name in EVALUATIONS if name != "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fused_backends_agree_with_the_reference(
-    backend, dtype, graph, dim, channels, hidden, depth, full, per_axis
+    evaluation, dtype, graph, dim, channels, hidden, depth, full, per_axis
 ):
     torch.manual_seed(0)
     evaluate, _, leaves = make_call(
@@ -200,7 +213,7 @@ def test_fused_backends_agree_with_the_reference(
     # Rounded operands, evaluated in float64: what is left is the rounding of the evaluation.
     expected = evaluate("reference", rounded_to=dtype)
     wanted = [*expected, *gradients(expected, leaves)]
-    actual = evaluate(backend, dtype, dtype)
+    actual = evaluate(evaluation, dtype, dtype)
     got = [*actual, *gradients(actual, leaves)]
     plain = evaluate("reference", dtype, dtype)
     # Nothing may err by more than the tolerance and a few times what the reference errs in the same
@@ -231,22 +244,54 @@ def test_the_torch_backend_gives_the_same_by_its_other_ways(constant, monkeypatc
         assert_close(two.double(), one, torch.float32)
 
 
-@pytest.mark.parametrize("backend", FUSED)
-def test_empty_slots_of_a_table_count_for_nothing(backend):
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_empty_slots_of_a_table_count_for_nothing(evaluation):
     x, pos, _ = random_clouds(7)
     kernel = MAGNet(3, 5, 4, omega_0=1.0).double()
     readout = torch.randn(4, 6, dtype=torch.float64)
     geometry = KernelGeometry(torch.zeros(1, dtype=torch.float64), 3)
     table = torch.randint(7, (7, 5))
     padded = torch.cat([table, torch.full((7, 2), -1)], 1)
-    with_padding, without = (
-        point_conv(
-            x, pos, Neighborhood.from_table(t), kernel.magnet_weights(), readout, geometry,
-            backend=backend,
-        )[0]
-        for t in (padded, table)
-    )  # fmt: skip
+    with backend_for(evaluation) as backend:
+        with_padding, without = (
+            point_conv(
+                x, pos, Neighborhood.from_table(t), kernel.magnet_weights(), readout, geometry,
+                backend=backend,
+            )[0]
+            for t in (padded, table)
+        )  # fmt: skip
     torch.testing.assert_close(with_padding, without, atol=1e-12, rtol=0)
+
+
+def test_few_edges_are_kept_and_can_be_differentiated_twice():
+    evaluate, _, leaves = make_call(2, [3] * 3, 2, 3, 2)
+    output, _ = evaluate("untiled")
+    (first,) = torch.autograd.grad(output.square().sum(), leaves[:1], create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaves[:1])
+    reference, _ = evaluate("reference")
+    (first,) = torch.autograd.grad(reference.square().sum(), leaves[:1], create_graph=True)
+    (expected,) = torch.autograd.grad(first.sum(), leaves[:1])
+    assert_close(second, expected, torch.float64)
+
+
+@pytest.mark.parametrize("edges", [2730, 2731])
+def test_more_edges_than_fit_the_limit_go_in_tiles(edges, monkeypatch):
+    tiled_calls = []
+
+    def spy(call, **options):
+        tiled_calls.append(call.index.numel())
+        return magnet_conv(call, **options)
+
+    monkeypatch.setattr(sys.modules["ccnn_geo.ops.point_conv"], "magnet_conv", spy)
+    kernel, channels = MAGNet(1, 32, 1), 64  # 4 * 32 + 64 = 192 elements an edge, of 2^19
+    x, pos = torch.randn(edges, channels), torch.rand(edges, 1)
+    neighbors = Neighborhood.from_table(torch.arange(edges).unsqueeze(1))
+    geometry = KernelGeometry(torch.zeros(1), 1)
+    readout = torch.randn(channels, 33)
+    point_conv(
+        x, pos, neighbors, kernel.magnet_weights(), readout, geometry, backend="torch"
+    )  # fmt: skip
+    assert tiled_calls == ([] if edges == 2730 else [edges])
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ccnn_geo.ops import untiled
 from ccnn_geo.ops.backends import choose_backend
 from ccnn_geo.ops.magnet import MAGNetWeights, magnet_features
 from ccnn_geo.ops.magnet_conv import MagnetConv, magnet_conv
@@ -234,7 +235,10 @@ def _fused(
         MAGNetWeights(*(part.contiguous() for part in network.shifted(geometry.shift))),
         readout.contiguous() if depthwise else None,
     )
-    output, moment = magnet_conv(call, with_moment=with_moment, backend=backend)
+    if backend == "torch" and untiled.is_suited(call):
+        output, moment = untiled.convolve(call, neighbors.target, with_moment)
+    else:
+        output, moment = magnet_conv(call, with_moment=with_moment, backend=backend)
     if not depthwise:
         output = output.flatten(1) @ readout.flatten(1).T
     return output, moment

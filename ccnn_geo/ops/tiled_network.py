@@ -17,6 +17,7 @@ from torch import Tensor
 from ccnn_geo.ops.magnet_conv import MagnetConv
 from ccnn_geo.ops.monomials import coefficients
 from ccnn_geo.ops.neighborhood import relative_offsets
+from ccnn_geo.ops.scratch import Scratch
 from ccnn_geo.ops.tiling import Tile
 
 # Sines and cosines of all sources are kept up to this size, and from this many edges per source.
@@ -40,22 +41,6 @@ class Filters(NamedTuple):
     window: Tensor  # [2D + 2]
     angle: Tensor  # [D + 1, P], of [v, 1] only, in float64
     rotations: Tensor | None  # [S, 2P], sine and cosine of the angle that every source adds
-
-
-class Scratch:
-    """Buffers that are allocated once and used again for every tile."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._like = like
-        self._buffers: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        """The buffer of that name, in this shape; what it holds is left over."""
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name] = self._like.new_empty(size)
-        return buffer[:size].view(shape)
 
 
 class Edges(NamedTuple):

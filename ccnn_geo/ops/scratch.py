@@ -1,0 +1,65 @@
+"""Memory that is written again and again instead of being allocated anew."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+_MAX_KEPT_BYTES = 2**26
+
+
+class Scratch:
+    """Named buffers of one type on one device, as large as the largest that was asked for."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """The buffer of that name, in this shape; what it holds is left over."""
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            # A buffer may outlive the mode in which it is asked for first.
+            with torch.inference_mode(False):
+                buffer = torch.empty(size, dtype=self._dtype, device=self._device)
+            self._buffers[name] = buffer
+        return buffer[:size].view(shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+
+class _Idle(threading.local):
+    def __init__(self) -> None:
+        self.by_type: dict[torch.dtype, Scratch] = {}
+
+
+_idle = _Idle()
+
+
+@contextmanager
+def borrowed_scratch(like: Tensor) -> Iterator[Scratch]:
+    """Lend scratch memory for tensors like this one.
+
+    On the CPU a thread keeps up to 64 MiB of it per type from one call to the next: the system
+    hands out fresh pages so slowly that a small convolution would spend most of its time waiting
+    for them. On a GPU, PyTorch's own allocator keeps memory.
+    """
+    if like.device.type != "cpu":
+        yield Scratch(like.dtype, like.device)
+        return
+    # Nobody else finds it while it is lent.
+    scratch = _idle.by_type.pop(like.dtype, None) or Scratch(like.dtype, like.device)
+    try:
+        yield scratch
+    finally:
+        if scratch.num_bytes <= _MAX_KEPT_BYTES:
+            _idle.by_type[like.dtype] = scratch
