@@ -1,6 +1,6 @@
 """Which way of convolving on a grid is faster, and whether `method="auto"` knows it.
 
-`fit` measures both ways and prints the constants of `ccnn_geo.ops.grid_cost`; `choice` compares
+`fit` measures both ways and prints the constants of `ccnn_geo.ops.grids.cost`; `choice` compares
 what "auto" takes with the better of the two. On the CPU one thread is timed by the work that it
 did, so that other programs count as little as may be.
 """
@@ -8,8 +8,7 @@ did, so that other programs count as little as may be.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,9 +17,9 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from benchmarks import harness
-from ccnn_geo.ops import grid_conv, grid_cost, grid_direct, grid_fft
-from ccnn_geo.ops.grid_cost import Costs, Problem
-from ccnn_geo.ops.grid_fft import Layout
+from ccnn_geo.ops import grid_conv, grids
+from ccnn_geo.ops.grids.cost import Costs, Problem
+from ccnn_geo.ops.grids.fft import Layout
 
 SWEEP = {
     1: ((64, 256, 1024, 4096, 16384), (3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 4097, 16383)),
@@ -64,39 +63,10 @@ def operands(problem: Problem) -> tuple[Tensor, Tensor]:
     return x, torch.randn(*shape, *problem.layout.taps, device=problem.device)
 
 
-def seconds(function: Callable[[], object], device: torch.device, repeats: int = 9) -> float:
-    """Median time of a call."""
-    return interleaved_seconds([function], device, repeats)[0]
-
-
-def interleaved_seconds(
-    functions: Sequence[Callable[[], object]],
-    device: torch.device,
-    repeats: int = 9,
-    summary: Callable[[Sequence[float]], float] = statistics.median,
-) -> list[float]:
-    """Times of calls that take turns, so that a disturbance meets all of them.
-
-    Each is called twice and the second call timed: no one pays for the caches that another left.
-    """
-
-    def second_call(function: Callable[[], object]) -> float:
-        function()
-        return clock(function, device)
-
-    first = sum(clock(function, device) for function in functions)
-    count = max(1, min(repeats, int(len(functions) * 0.25 / max(first, 1e-9))))
-    rounds = [[second_call(function) for function in functions] for _ in range(count)]
-    return [summary(times) for times in zip(*rounds, strict=True)]
-
-
-def clock(function: Callable[[], object], device: torch.device) -> float:
-    """Time one call: where there is one thread on the CPU, the work that it does."""
-    if device.type == "cuda" or torch.get_num_threads() > 1:
-        return harness.seconds(function, device)
-    start = time.thread_time()
-    function()
-    return time.thread_time() - start
+def _median_seconds(
+    function: Callable[[], object], device: torch.device, repeats: int = 9
+) -> float:
+    return harness.interleaved_seconds([function], device, repeats)[0]
 
 
 def worth_running(problem: Problem, fft_seconds: float, passes: int = 1) -> bool:
@@ -125,13 +95,13 @@ def fit(device: torch.device) -> tuple[Costs, ...]:
 def _measure(problem: Problem, rows: dict[str, list[tuple[tuple[float, ...], float]]]) -> None:
     x, kernel = operands(problem)
     layout, device = problem.layout, problem.device
-    fft = seconds(lambda: grid_fft.convolve(x, kernel, layout), device)
+    fft = _median_seconds(lambda: grids.fft.convolve(x, kernel, layout), device)
     rows["fft"].append((problem.fft_counts(), fft))
     if worth_running(problem, fft):
-        direct = seconds(lambda: grid_direct.convolve(x, kernel, layout), device)
+        direct = _median_seconds(lambda: grids.direct.convolve(x, kernel, layout), device)
         rows["direct"].append((problem.direct_counts(), direct))
-        gradient = seconds(
-            lambda: grid_direct.differentiate(x, x, kernel, layout, False, True), device
+        gradient = _median_seconds(
+            lambda: grids.direct.differentiate(x, x, kernel, layout, False, True), device
         )
         rows["gradient"].append((problem.direct_counts(), gradient))
 
@@ -149,14 +119,14 @@ def _fit_full(
         layout = problem.layout
         if kernel.numel() > 2**24:
             continue
-        total = seconds(lambda: grid_fft.convolve(x, kernel, layout), device, 3)  # noqa: B023
+        total = _median_seconds(lambda: grids.fft.convolve(x, kernel, layout), device, 3)  # noqa: B023
         known = sum(c * n for c, n in zip(transform, problem.fft_counts(), strict=True))
         rates.append(max(1e6 * total - known, 0.0) / problem.spectral_products())
         if worth_running(problem, total):
             direct.append(
                 (
                     problem.direct_counts(),
-                    seconds(lambda: grid_direct.convolve(x, kernel, layout), device, 3),  # noqa: B023
+                    _median_seconds(lambda: grids.direct.convolve(x, kernel, layout), device, 3),  # noqa: B023
                 )
             )
     return float(f"{statistics.median(rates):.3g}")
@@ -219,11 +189,13 @@ def _measure_choice(problem: Problem) -> dict[str, Any]:
     }  # fmt: skip
     for name, function, passes in (("forward", forward, 1), ("step", step, 3)):
         ways = ["fft", "auto"]
-        if worth_running(problem, seconds(partial(function, "fft"), problem.device, 3), passes):
+        if worth_running(
+            problem, _median_seconds(partial(function, "fft"), problem.device, 3), passes
+        ):
             ways.append("direct")
         calls = [partial(function, way) for way in ways]
         # The fastest: "auto" is one of the others, and only their difference is of interest.
-        fastest = interleaved_seconds(calls, problem.device, 15, min)
+        fastest = harness.interleaved_seconds(calls, problem.device, 15, summary=min)
         times = dict(zip(ways, fastest, strict=True))
         measured.update({f"{name}_{way}": times.get(way) for way in ("fft", "direct", "auto")})
         auto = times.pop("auto")
@@ -237,4 +209,4 @@ def _milliseconds(time: float | None) -> str:
 
 def set_costs(device: torch.device, costs: tuple[Costs, ...]) -> None:
     """Let "auto" use constants that were just fitted."""
-    grid_cost.COSTS[device.type] = costs
+    grids.cost.COSTS[device.type] = costs

@@ -3,7 +3,7 @@
     python -m benchmarks.grid_conv                  # both parts
     python -m benchmarks.grid_conv --only layers    # the layer for sequences of growing length
     python -m benchmarks.grid_conv --only choice    # whether `method="auto"` chooses well
-    python -m benchmarks.grid_conv --fit            # constants for `ccnn_geo.ops.grid_cost`
+    python -m benchmarks.grid_conv --fit            # constants for `ccnn_geo.ops.grids.cost`
 
 The first part is the paper's Table 5 for one layer: time forward and with backward and peak memory
 above that after the imports, every row in a fresh process, medians of repeats. Sequences are in
@@ -113,8 +113,8 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
 
     repeats = case["repeats"]
     return {
-        "forward_s": grid_choice.seconds(forward, device, repeats),
-        "forward_backward_s": grid_choice.seconds(training_step, device, repeats),
+        "forward_s": harness.median_seconds(forward, device, repeats=repeats),
+        "forward_backward_s": harness.median_seconds(training_step, device, repeats=repeats),
         "peak_bytes": harness.peak_bytes(device) - before,
     }
 

@@ -80,6 +80,45 @@ def median_seconds(
     return statistics.median(seconds(function, device) for _ in range(count))
 
 
+def interleaved_seconds(
+    functions: Sequence[Callable[[], object]],
+    device: torch.device,
+    repeats: int = 9,
+    *,
+    budget: float = 0.25,
+    summary: Callable[[Sequence[float]], float] = statistics.median,
+) -> list[float]:
+    """Times of calls that take turns, so that a disturbance meets all of them.
+
+    Each is called twice and the second call timed: no one pays for the caches that another left.
+
+    Args:
+        functions: What to call.
+        device: Where they work. A single thread of the CPU is timed by the work that it does.
+        repeats: At most so many turns.
+        budget: Seconds that every function may be timed for.
+        summary: What to make of the times of a function.
+    """
+
+    def second_call(function: Callable[[], object]) -> float:
+        function()
+        return work_seconds(function, device)
+
+    first = sum(work_seconds(function, device) for function in functions)
+    count = max(1, min(repeats, int(len(functions) * budget / max(first, 1e-9))))
+    rounds = [[second_call(function) for function in functions] for _ in range(count)]
+    return [summary(times) for times in zip(*rounds, strict=True)]
+
+
+def work_seconds(function: Callable[[], object], device: torch.device) -> float:
+    """Time one call: where there is one thread on the CPU, the work that it does."""
+    if device.type == "cuda" or torch.get_num_threads() > 1:
+        return seconds(function, device)
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
+
+
 def progress(line: str) -> None:
     """Say what is being measured, beside the table."""
     print(line, file=sys.stderr, flush=True)

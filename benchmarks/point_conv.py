@@ -1,6 +1,7 @@
 """The convolution's backends side by side, and beside PyG's own convolutions on points.
 
     python -m benchmarks.point_conv                    # the table
+    python -m benchmarks.point_conv --few-edges        # against the reference, from 1,024 edges on
     python -m benchmarks.point_conv --scaling plot.png # time and memory against N and K
     python -m benchmarks.point_conv --scene            # inference on 1,000,000 points
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import NNConv, PointNetConv, PointTransformerConv
 from torch_geometric.nn.models.schnet import CFConv
 
-from benchmarks import growth, harness
+from benchmarks import few_edges, growth, harness
 from ccnn_geo import CKConvMP, use_backend
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
 
@@ -241,6 +242,7 @@ def main() -> None:
     parser.add_argument(
         "--scaling", type=Path, metavar="PNG", help="draw time and memory against N, K"
     )
+    parser.add_argument("--few-edges", action="store_true", help="small graphs, backends in turn")
     parser.add_argument("--scene", action="store_true", help="inference on up to 1,000,000 points")
     parser.add_argument(
         "--max-points", type=int, default=1_000_000, help="leave out larger clouds and scenes"
@@ -250,11 +252,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         case = json.loads(arguments.worker)
-        print(json.dumps(growth.measure_scene(case) if "scene" in case else measure(case)))
+        kinds = {"scene": growth.measure_scene, "few_edges": few_edges.measure_few_edges}
+        worker = next((work for kind, work in kinds.items() if kind in case), measure)
+        print(json.dumps(worker(case)))
         return
-    if arguments.scaling:
-        methods = [m for m in arguments.methods if m in BACKENDS and m != "reference"]
-        report = growth.scaling(arguments, methods)
+    elsewhere = "native" if arguments.device.startswith("cuda") else "triton"
+    backends = [m for m in arguments.methods if m in BACKENDS[1:] and m != elsewhere]
+    if arguments.few_edges:
+        report = few_edges.few_edges(arguments, backends)
+    elif arguments.scaling:
+        report = growth.scaling(arguments, backends)
     else:
         report = growth.scene(arguments) if arguments.scene else table(arguments)
     harness.write_json(arguments.json, report)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ccnn_geo.ops import fused, tiled, tiled_network
-from ccnn_geo.ops.fused_tiles import aggregate_tiles, channel_chunks, padded_width
+from ccnn_geo.ops import fused, tiled
+from ccnn_geo.ops.fused.tiles import aggregate_tiles, channel_chunks, padded_width
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.magnet_conv import MagnetConv, MagnetConvGradients, magnet_conv
 from ccnn_geo.ops.neighborhood import Neighborhood
@@ -213,7 +213,7 @@ def test_sines_of_thousands_of_radians_are_as_exact_as_float32_allows(monkeypatc
     call = make_call(depth=1, degrees=(30,), omega=2000.0, full=True)
     exact, _ = tiled.forward(converted(call, device="cpu", dtype=torch.float64), False)
     # Angles that are products in float32 are the measure, not those rotated in double precision.
-    monkeypatch.setattr(tiled_network, "_ROTATION_ELEMENTS", 0)
+    monkeypatch.setattr(tiled.network, "_ROTATION_ELEMENTS", 0)
     rounded, _ = tiled.forward(converted(call, device="cpu"), False)
     actual, _ = fused.forward(call, False)
     assert (actual.cpu() - exact).abs().max() <= 2 * (rounded - exact).abs().max()

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ccnn_geo.ops import dense_graph, grid_conv, grid_cost, grid_fft, grid_positions
-from ccnn_geo.ops.grid_cost import Problem
-from ccnn_geo.ops.grid_fft import Layout, fast_length
+from ccnn_geo.ops import dense_graph, grid_conv, grid_positions
+from ccnn_geo.ops.grids import cost, fft
+from ccnn_geo.ops.grids.cost import Problem
+from ccnn_geo.ops.grids.fft import Layout, fast_length
 
 TORCH_CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -193,13 +194,13 @@ def test_memory_for_spectra_stays_under_the_budget_and_blocks_change_nothing(mon
 
     def evaluate():
         with torch.no_grad(), LargestComplex() as largest:
-            output = grid_fft.convolve(x, kernel, layout)
-            grads = grid_fft.differentiate(grad, x, kernel, layout, True, True)
+            output = fft.convolve(x, kernel, layout)
+            grads = fft.differentiate(grad, x, kernel, layout, True, True)
         return [output, *grads], largest.bytes
 
     expected, unbounded = evaluate()
     for budget in (2**17, 2**16, 0):
-        monkeypatch.setitem(grid_fft.SCRATCH_BYTES, "cpu", budget)
+        monkeypatch.setitem(fft.SCRATCH_BYTES, "cpu", budget)
         actual, taken = evaluate()
         one_signal = 2 * 16 * 8 * 10
         assert taken <= max(budget, 4 * one_signal) < unbounded
@@ -292,17 +293,17 @@ def test_auto_sums_short_kernels_and_transforms_long_ones():
 
 
 def test_auto_takes_the_ways_that_the_model_says(monkeypatch):
-    ways = sys.modules["ccnn_geo.ops.grid_conv"]._WAYS
+    ways = sys.modules["ccnn_geo.ops.grids.conv"]._WAYS
 
     class Refusing:
         def __getattr__(self, name):
             raise AssertionError(name)
 
     x, kernel, _ = operands((8,), (3,))
-    never = grid_cost.Costs((1e9,) * 3, (1e9,) * 3, (1e9,) * 3, 1e9, (1e9,) * 3)
+    never = cost.Costs((1e9,) * 3, (1e9,) * 3, (1e9,) * 3, 1e9, (1e9,) * 3)
     for cheap, other in (("fft", "direct"), ("direct", "fft")):
         free = {"fft": (0, 0, 0)} if cheap == "fft" else {"direct": (0,) * 3, "gradient": (0,) * 3}
-        monkeypatch.setitem(grid_cost.COSTS, "cpu", (never._replace(**free),))
+        monkeypatch.setitem(cost.COSTS, "cpu", (never._replace(**free),))
         monkeypatch.setitem(ways, other, Refusing())
         grid_conv(x, kernel).sum().backward()
         monkeypatch.undo()

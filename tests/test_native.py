@@ -13,10 +13,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ccnn_geo.ops import native, native_build, tiled
+from ccnn_geo.ops import native, tiled
 from ccnn_geo.ops.backends import choose_backend
 from ccnn_geo.ops.magnet import MAGNetWeights, magnet_features
 from ccnn_geo.ops.magnet_conv import MagnetConv
+from ccnn_geo.ops.native import builds
 
 CPU = torch.device("cpu")
 COMPILER = next(filter(shutil.which, ["c++", "g++", "clang++"]), None)
@@ -32,7 +33,7 @@ def built(tmp_path_factory):
     library compiled here.
     """
     ready = native.unavailable(CPU, torch.float32) is None
-    manifest = native_build.manifest_path()
+    manifest = builds.manifest_path()
     parallel = "PYTEST_XDIST_WORKER" in os.environ
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if parallel else base) / "native"
@@ -41,7 +42,7 @@ def built(tmp_path_factory):
         try:
             folder.mkdir()
         except FileExistsError:
-            while not native_build.manifest_path().exists():
+            while not builds.manifest_path().exists():
                 time.sleep(0.1)
         else:
             if ready:
@@ -396,7 +397,7 @@ def test_after_a_build_auto_takes_it_at_once(empty_cache, copying_compiler):
 
 
 def test_a_build_for_another_torch_or_cpu_or_source_is_not_taken(copied_cache, monkeypatch):
-    monkeypatch.setattr(native_build, "_identity", lambda: "0123456789abcdef")
+    monkeypatch.setattr(builds, "_identity", lambda: "0123456789abcdef")
     reason = native.unavailable(CPU, torch.float32)
     assert "is for another torch, another CPU or an older ccnn_geo; run `python -m" in reason
 
@@ -418,7 +419,7 @@ def test_a_damaged_library_is_not_loaded_and_a_new_build_mends_it(
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "\0\0", '{"library": 3, "sha256": ""}'])
 def test_a_damaged_manifest_is_a_reason_and_no_crash(copied_cache, content):
-    native_build.manifest_path().write_text(content)
+    builds.manifest_path().write_text(content)
     assert "cannot be read" in native.unavailable(CPU, torch.float32)
 
 
@@ -471,11 +472,11 @@ def test_a_cache_that_cannot_be_written_is_named(copying_compiler, monkeypatch, 
 def test_the_cache_is_where_the_user_or_the_desktop_says(monkeypatch, tmp_path):
     monkeypatch.delenv("CCNN_GEO_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert native_build.cache_folder() == tmp_path / "ccnn_geo"
+    assert builds.cache_folder() == tmp_path / "ccnn_geo"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert native_build.cache_folder() == Path.home() / ".cache" / "ccnn_geo"
+    assert builds.cache_folder() == Path.home() / ".cache" / "ccnn_geo"
     monkeypatch.setenv("CCNN_GEO_CACHE", "~/elsewhere")
-    assert native_build.cache_folder() == Path.home() / "elsewhere"
+    assert builds.cache_folder() == Path.home() / "elsewhere"
 
 
 def test_two_processes_may_build_at_once(empty_cache, copying_compiler, tmp_path):

@@ -17,8 +17,8 @@ from ccnn_geo.ops import (
     Neighborhood,
     nearest_neighbors,
     point_conv,
-    tiled_network,
-    untiled,
+    recorded,
+    tiled,
 )
 from ccnn_geo.ops.magnet_conv import magnet_conv
 from ccnn_geo.ops.tiling import tiles
@@ -29,15 +29,15 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 # Of gradients, which are sums over all edges in which much cancels.
 GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
 FUSED = [name for name, state in ccnn_geo.backends().items() if state == "available"]
-EVALUATIONS = [*FUSED, "untiled"]
+EVALUATIONS = [*FUSED, "recorded"]
 
 
 @contextmanager
 def backend_for(evaluation):
-    """The backend of an evaluation: plain PyTorch works in tiles, or `"untiled"` in one piece."""
+    """The backend of an evaluation; plain PyTorch works in tiles, or `"recorded"` by autograd."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(untiled, "MAX_ELEMENTS", 2**40 if evaluation == "untiled" else 0)
-        yield "torch" if evaluation == "untiled" else evaluation
+        patch.setattr(recorded, "MAX_MAGNET_ELEMENTS", 2**40 if evaluation == "recorded" else -1)
+        yield "torch" if evaluation == "recorded" else evaluation
 
 
 def double_loop(x, pos, edge_index, kernel, readout, geometry, num_targets, weight=None):
@@ -233,7 +233,7 @@ def test_fused_backends_agree_with_the_reference(
 def test_the_torch_backend_gives_the_same_by_its_other_ways(constant, monkeypatch):
     evaluate, _, leaves = make_call(3, [40] * 6, 4, 5, 3)
     usual = evaluate("torch")
-    monkeypatch.setattr(tiled_network, constant, 0)
+    monkeypatch.setattr(tiled.network, constant, 0)
     other = evaluate("torch")
     for one, two in zip(
         [*usual, *gradients(usual, leaves)], [*other, *gradients(other, leaves)], strict=True
@@ -265,7 +265,7 @@ def test_empty_slots_of_a_table_count_for_nothing(evaluation):
 
 def test_few_edges_are_kept_and_can_be_differentiated_twice():
     evaluate, _, leaves = make_call(2, [3] * 3, 2, 3, 2)
-    output, _ = evaluate("untiled")
+    output, _ = evaluate("recorded")
     (first,) = torch.autograd.grad(output.square().sum(), leaves[:1], create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), leaves[:1])
     reference, _ = evaluate("reference")

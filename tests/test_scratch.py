@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from ccnn_geo.ops import scratch
-from ccnn_geo.ops.scratch import Scratch, borrowed_scratch
+from ccnn_geo.ops.tiled import scratch
+from ccnn_geo.ops.tiled.scratch import Scratch, borrowed_scratch
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from ccnn_geo.nn.kernels import KernelNetwork, MAGNet
 from ccnn_geo.nn.pointwise import PointwiseLinear, linear
 from ccnn_geo.nn.window import GaussianWindow
 from ccnn_geo.ops import KernelGeometry, Neighborhood, point_conv, relative_offsets
-from ccnn_geo.ops.grid import per_axis
+from ccnn_geo.ops.grids.positions import per_axis
 
 PairTensor = tuple[Tensor, Tensor]
 OptPairTensor = tuple[Tensor, Tensor | None]

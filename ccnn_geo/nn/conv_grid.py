@@ -12,7 +12,7 @@ from ccnn_geo.nn.checks import check_finite, check_signals
 from ccnn_geo.nn.grid import Grid, kernel_taps, training_grid
 from ccnn_geo.nn.kernels import KernelNetwork
 from ccnn_geo.ops import KernelGeometry, grid_conv
-from ccnn_geo.ops.point_conv import Taps
+from ccnn_geo.ops.geometry import Taps
 
 
 class OnGrid(NamedTuple):

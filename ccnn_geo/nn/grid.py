@@ -12,8 +12,8 @@ from torch import Tensor
 from torch_geometric.nn import global_max_pool, global_mean_pool
 
 from ccnn_geo.ops import KernelGeometry
-from ccnn_geo.ops.grid import per_axis
-from ccnn_geo.ops.point_conv import Taps
+from ccnn_geo.ops.geometry import Taps
+from ccnn_geo.ops.grids.positions import per_axis
 
 
 @dataclass(frozen=True, eq=False)

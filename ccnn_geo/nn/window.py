@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ccnn_geo.ops.grid import per_axis
+from ccnn_geo.ops.grids.positions import per_axis
 
 
 class GaussianWindow(nn.Module):

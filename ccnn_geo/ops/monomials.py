@@ -19,11 +19,11 @@ class Coefficients(NamedTuple):
     window: Tensor  # [2D + 1]
 
 
-def coefficients(call: MagnetConv) -> Coefficients:
+def coefficients(network: MAGNetWeights, inverse_sigma: Tensor) -> Coefficients:
     """Write the arguments of all filters as coefficients of the monomials, in float64."""
-    network = MAGNetWeights(*(part.double() for part in call.network))
+    network = MAGNetWeights(*(part.double() for part in network))
     square = network.inverse_widths.square()
-    window = -0.5 * call.inverse_sigma.double().square()
+    window = -0.5 * inverse_sigma.double().square()
     quadratic = -0.5 * square
     quadratic[-1] += window
     linear = square * network.centers

@@ -84,6 +84,16 @@ class Neighborhood:
         return targets.repeat_interleave(self.pointer.diff(), output_size=self.num_slots)
 
     @cached_property
+    def source(self) -> Tensor:
+        """Source of every slot, `[E]`; that of an empty slot is 0."""
+        return self.index if self.pointer is not None else self.index.clamp(min=0)
+
+    @cached_property
+    def occupied(self) -> Tensor | None:
+        """Which slots of a table are not empty, `[E]`; None for a list of edges."""
+        return None if self.pointer is not None else self.index >= 0
+
+    @cached_property
     def edge_index(self) -> Tensor:
         """Sources and targets in PyG's order, empty slots left out, `[2, E]`."""
         edge_index = torch.stack([self.index, self.target])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops import grid_direct, grid_fft
-from ccnn_geo.ops.grid_cost import Problem
-from ccnn_geo.ops.grid_fft import Layout
+from ccnn_geo.ops.grids import direct, fft
+from ccnn_geo.ops.grids.cost import Problem
+from ccnn_geo.ops.grids.fft import Layout
 
-_WAYS = {"fft": grid_fft, "direct": grid_direct}
+_WAYS = {"fft": fft, "direct": direct}
 
 
 def grid_conv(
@@ -31,7 +31,7 @@ def grid_conv(
 
     Neither way keeps anything for backward but its operands. The FFT runs in single precision, or
     in double where an operand has it; what it needs besides operands and results stays under
-    `ccnn_geo.ops.grid_fft.SCRATCH_BYTES`.
+    `ccnn_geo.ops.grids.fft.SCRATCH_BYTES`.
 
     Args:
         x: Signals, `[B, C, *S]`, of any floating-point type.
@@ -146,7 +146,7 @@ def _output_shape(x: Tensor, kernel: Tensor) -> list[int]:
 
 def _problem(x: Tensor, kernel: Tensor, layout: Layout) -> Problem:
     samples, out_channels, *_ = _output_shape(x, kernel)
-    dtype, depthwise = grid_fft.working_type(x, kernel), kernel.dim() < x.dim()
+    dtype, depthwise = fft.working_type(x, kernel), kernel.dim() < x.dim()
     return Problem(x.device, dtype, layout, samples, x.size(1), out_channels, depthwise)
 
 
@@ -172,7 +172,7 @@ def _check(x: Tensor, kernel: Tensor, bias: Tensor | None, causal: bool, method:
         raise ValueError(f"Expected one axis for a causal convolution, got {dim}")
     if method not in ("auto", *_WAYS):
         raise ValueError(f"Expected `method` to be 'auto', 'fft' or 'direct', got {method!r}")
-    if method == "direct" and dim > grid_direct.MAX_DIM:
+    if method == "direct" and dim > direct.MAX_DIM:
         raise ValueError(
-            f"Expected at most {grid_direct.MAX_DIM} axes for the method 'direct', got {dim}"
+            f"Expected at most {direct.MAX_DIM} axes for the method 'direct', got {dim}"
         )

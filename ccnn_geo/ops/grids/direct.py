@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.grid_fft import Layout, working_type
+from ccnn_geo.ops.grids.fft import Layout, working_type
 
 MAX_DIM = 3
 

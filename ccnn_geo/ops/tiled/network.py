@@ -17,7 +17,7 @@ from torch import Tensor
 from ccnn_geo.ops.magnet_conv import MagnetConv
 from ccnn_geo.ops.monomials import coefficients
 from ccnn_geo.ops.neighborhood import relative_offsets
-from ccnn_geo.ops.scratch import Scratch
+from ccnn_geo.ops.tiled.scratch import Scratch
 from ccnn_geo.ops.tiling import Tile
 
 # Sines and cosines of all sources are kept up to this size, and from this many edges per source.
@@ -56,7 +56,7 @@ class Edges(NamedTuple):
 
 def prepare_filters(call: MagnetConv) -> Filters:
     """Bring the arguments of all filters into the form in which they are evaluated."""
-    exact = coefficients(call)
+    exact = coefficients(call.network, call.inverse_sigma)
     layers, width = call.network.phases.shape
     nowhere = exact.exponent.new_zeros(1, layers, width)
     nowhere[:, -1] = _NOWHERE

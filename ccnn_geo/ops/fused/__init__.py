@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ccnn_geo.ops.fused_tiles import (
+from ccnn_geo.ops.fused.tiles import (
     Tiles,
     aggregate_tiles,
     channel_chunks,
@@ -37,8 +37,8 @@ from ccnn_geo.ops.magnet_conv import MagnetConv, MagnetConvGradients
 from ccnn_geo.ops.monomials import Coefficients, parameter_gradients
 
 if TYPE_CHECKING:
-    from ccnn_geo.ops.fused_differentiate import Gradients
-    from ccnn_geo.ops.fused_network import Graph, Network
+    from ccnn_geo.ops.fused.differentiate import Gradients
+    from ccnn_geo.ops.fused.network import Graph, Network
 
 _PRECISIONS = ("tf32x3", "bf16x6", "tf32")
 _ENVIRONMENT = "CCNN_GEO_TRITON_PRECISION"
@@ -182,7 +182,7 @@ def _prepared(call: MagnetConv) -> MagnetConv:
 
 def _pack(network: MAGNetWeights) -> Network:
     """Bring the weights into the kernels' units and layout."""
-    from ccnn_geo.ops.fused_network import Network
+    from ccnn_geo.ops.fused.network import Network
 
     scales = network.inverse_widths * _BINARY
     angles = torch.cat([network.frequencies, network.phases.unsqueeze(-1)], -1) / math.pi
@@ -197,7 +197,7 @@ def _pack(network: MAGNetWeights) -> Network:
 
 def _graph(call: MagnetConv, reverse: bool) -> Graph:
     """The rows of targets, or those of sources."""
-    from ccnn_geo.ops.fused_network import Graph
+    from ccnn_geo.ops.fused.network import Graph
 
     window = call.inverse_sigma * _BINARY
     if reverse and call.reverse_target is not None:
@@ -212,7 +212,7 @@ def _aggregate(
     output: Tensor | None, *, reverse: bool, with_moment: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
     """Fill `output`; return the readout's gradient if there are centre values, and the moment."""
-    from ccnn_geo.ops.fused_aggregate import aggregate_kernel
+    from ccnn_geo.ops.fused.aggregate import aggregate_kernel
 
     graph = _graph(call, reverse)
     rows, channels = graph.centers.size(0), values.size(1)
@@ -250,7 +250,7 @@ def _differentiate(
     grad_centers: Tensor | None = None, grad_neighbors: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Walk the rows of targets, or those of sources, and fill what is given."""
-    from ccnn_geo.ops.fused_differentiate import differentiate_kernel
+    from ccnn_geo.ops.fused.differentiate import differentiate_kernel
 
     graph = _graph(call, reverse)
     layers, width = call.network.phases.shape
@@ -272,7 +272,7 @@ def _differentiate(
 
 def _empty_gradients(call: MagnetConv) -> Gradients:
     """Room for the sums of every program that walks rows of targets."""
-    from ccnn_geo.ops.fused_differentiate import MONOMIALS, Gradients
+    from ccnn_geo.ops.fused.differentiate import MONOMIALS, Gradients
 
     graph = _graph(call, reverse=False)
     layers, width = call.network.phases.shape

@@ -7,16 +7,14 @@ Nothing is ever compiled unasked.
 from __future__ import annotations
 
 import ctypes
-import sys
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops import native_build
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.magnet_conv import MagnetConv, MagnetConvGradients
+from ccnn_geo.ops.native import builds
 
 _SOURCE_BUFFER_BYTES = 2**26
 _DONE, _OUT_OF_MEMORY, _BAD_INDEX = 0, 1, 2
@@ -56,19 +54,19 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why this backend cannot take such tensors, or None if it can."""
     if device.type != "cpu":
         return f"it runs on the CPU, not on {device.type}"
-    if dtype not in native_build.SCALARS:
+    if dtype not in builds.SCALARS:
         return f"it computes in float32 and float64, not in {dtype}"
     try:
         _library()
-    except native_build.NotBuiltError as error:
+    except builds.NotBuiltError as error:
         return str(error)
     return None
 
 
 def build(*, verbose: bool = False) -> Path:
-    """Compile this backend for this machine, see `ccnn_geo.ops.native_build.build`."""
-    path = native_build.build(verbose=verbose)
-    _libraries.pop(native_build.manifest_path(), None)
+    """Compile this backend for this machine, see `ccnn_geo.ops.native.builds.build`."""
+    path = builds.build(verbose=verbose)
+    _libraries.pop(builds.manifest_path(), None)
     _failures.clear()
     return path
 
@@ -147,7 +145,7 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _run(name: str, call: MagnetConv, *arguments: object) -> None:
-    function = getattr(_library(), f"ccnn_geo_{name}_{native_build.SCALARS[call.x.dtype]}")
+    function = getattr(_library(), f"ccnn_geo_{name}_{builds.SCALARS[call.x.dtype]}")
     status = function(*arguments)
     if status == _BAD_INDEX:
         raise IndexError("Expected `index` and `pointer` to name existing sources and slots")
@@ -159,28 +157,19 @@ def _run(name: str, call: MagnetConv, *arguments: object) -> None:
 
 def _library() -> ctypes.CDLL:
     """The library, looked for again only where a new manifest has appeared."""
-    path = native_build.manifest_path()
+    path = builds.manifest_path()
     if path in _libraries:
         return _libraries[path]
     state = path, path.stat().st_mtime_ns if path.exists() else None
     if state in _failures:
-        raise native_build.NotBuiltError(_failures[state])
+        raise builds.NotBuiltError(_failures[state])
     try:
-        library = native_build.load()
-    except native_build.NotBuiltError as error:
+        library = builds.load()
+    except builds.NotBuiltError as error:
         _failures[state] = str(error)
         raise
     for name, count in (("forward", 3), ("backward", 4)):
-        for scalar in native_build.SCALARS.values():
+        for scalar in builds.SCALARS.values():
             getattr(library, f"ccnn_geo_{name}_{scalar}").argtypes = [ctypes.c_void_p] * count
     _libraries[path] = library
     return library
-
-
-if __name__ == "__main__":
-    started = time.perf_counter()
-    try:
-        build(verbose=True)
-    except RuntimeError as error:
-        sys.exit(str(error))
-    sys.stdout.write(f"Done in {time.perf_counter() - started:.1f} s\n")

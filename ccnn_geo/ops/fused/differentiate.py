@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ccnn_geo.ops.fused_network import (
+from ccnn_geo.ops.fused.network import (
     all_linears,
     chosen,
     dot,

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from ccnn_geo.ops.magnet_conv import MagnetConv, MagnetConvGradients
 from ccnn_geo.ops.monomials import Coefficients, parameter_gradients
-from ccnn_geo.ops.scratch import Scratch, borrowed_scratch
-from ccnn_geo.ops.tiled_network import (
+from ccnn_geo.ops.tiled.network import (
     Edges,
     backpropagate,
     evaluate,
     offset_gradients,
     prepare_filters,
 )
+from ccnn_geo.ops.tiled.scratch import Scratch, borrowed_scratch
 from ccnn_geo.ops.tiling import Tile, tiles
 
 # A tile's buffers fit the cache of a CPU; a GPU wants few large launches instead.

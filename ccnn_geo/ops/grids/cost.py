@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from ccnn_geo.ops.grid_direct import MAX_DIM, runs_vectorized
-from ccnn_geo.ops.grid_fft import Layout
+from ccnn_geo.ops.grids.direct import MAX_DIM, runs_vectorized
+from ccnn_geo.ops.grids.fft import Layout
 
 Features = tuple[float, float, float]
 

@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from ccnn_geo.ops.fused_network import (
+from ccnn_geo.ops.fused.network import (
     dot,
     edges,
     gabor,

@@ -1,0 +1,1 @@
+"""Regular grids: the convolution on them, and grids as graphs."""
