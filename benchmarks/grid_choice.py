@@ -2,7 +2,9 @@
 
 `fit` measures both ways and prints the constants of `ccnn_geo.ops.grids.cost`; `choice` compares
 what "auto" takes with the better of the two. On the CPU one thread is timed by the work that it
-did, so that other programs count as little as may be.
+did, so that other programs count as little as may be, and in processes that keep their memory:
+else the pages that the system takes back and hands out again, now to the one and now to the other,
+cost more than the convolutions.
 """
 
 from __future__ import annotations
@@ -75,21 +77,47 @@ def worth_running(problem: Problem, fft_seconds: float, passes: int = 1) -> bool
     return passes * 1e6 * millions / PEAK[problem.device.type] < fft_seconds
 
 
-def fit(device: torch.device) -> tuple[Costs, ...]:
+def fit(device: torch.device, threads: int) -> tuple[Costs, ...]:
     """Measure both ways and return the constants for one, two and three axes."""
-    torch.set_num_threads(1)
     fitted = []
     for dim in SWEEP:
-        rows: dict[str, list[tuple[tuple[float, ...], float]]] = {}
-        rows = {"fft": [], "direct": [], "gradient": [], "full_direct": []}
-        for problem in problems(dim, device):
-            _measure(problem, rows)
-        costs = {name: _solve(measured) for name, measured in rows.items() if measured}
-        full_fft = _fit_full(dim, device, costs["fft"], rows["full_direct"])
-        costs["full_direct"] = _solve(rows["full_direct"])
-        fitted.append(Costs(full_fft=full_fft, **costs))
+        fitted.append(Costs(**_in_fresh_process("fit", dim, device, threads)))
         print(f"    {fitted[-1]},", flush=True)
     return tuple(fitted)
+
+
+def fit_dim(device: torch.device, dim: int) -> dict[str, Any]:
+    """The constants for some number of axes; run in a fresh process."""
+    rows: dict[str, list[tuple[tuple[float, ...], float]]] = {}
+    rows = {"fft": [], "direct": [], "gradient": [], "full_direct": []}
+    for problem in problems(dim, device):
+        _measure(problem, rows)
+    costs: dict[str, Any] = {name: _solve(measured) for name, measured in rows.items() if measured}
+    costs["full_fft"] = _fit_full(dim, device, costs["fft"], rows["full_direct"])
+    costs["full_direct"] = _solve(rows["full_direct"])
+    return costs
+
+
+def work(case: dict[str, Any]) -> Any:
+    """What a fresh process is asked for by `fit` and by `choice`."""
+    device = torch.device(case["device"])
+    torch.set_num_threads(case["threads"])
+    if case["costs"] is not None:
+        grids.cost.COSTS[device.type] = tuple(Costs(*costs) for costs in case["costs"])
+    if case["part"] == "fit":
+        return fit_dim(device, case["dim"])
+    return [_measure_choice(problem) for problem in problems(case["dim"], device)]
+
+
+def _in_fresh_process(
+    part: str, dim: int, device: torch.device, threads: int, costs: tuple[Costs, ...] | None = None
+) -> Any:
+    harness.progress(f"{part}, {dim} axes ...")
+    case = {"part": part, "dim": dim, "device": device.type, "threads": threads, "costs": costs}
+    result = harness.in_fresh_process("benchmarks.grid_conv", case, allocator="tuned")
+    if "failed" in result:
+        raise RuntimeError(f"The process for {dim} axes failed: {result['failed']}")
+    return result
 
 
 def _measure(problem: Problem, rows: dict[str, list[tuple[tuple[float, ...], float]]]) -> None:
@@ -141,27 +169,34 @@ def _solve(measured: list[tuple[tuple[float, ...], float]]) -> tuple[float, floa
     return one, two, three
 
 
-def choice(device: torch.device) -> dict[str, Any]:
-    """Print both ways and "auto" for every problem of the sweep, and the worst regret."""
-    torch.set_num_threads(1)
-    table, report = [], []
-    for problem in (problem for dim in SWEEP for problem in problems(dim, device)):
-        measured = _measure_choice(problem)
-        report.append(measured)
-        table.append(
-            [
-                "x".join(map(str, problem.layout.size)),
-                "x".join(map(str, problem.layout.taps)),
-                f"{problem.samples} x {problem.in_channels}",
-                *(
-                    _milliseconds(measured[f"{passes}_{method}"])
-                    for passes in ("forward", "step")
-                    for method in ("fft", "direct", "auto")
-                ),
-                f"{max(measured['regrets']):.2f}",
-            ]
-        )
-    print(f"\nBoth ways, and what 'auto' takes, in ms ({harness.machine(device)}):\n")
+def choice(
+    device: torch.device, threads: int, costs: tuple[Costs, ...] | None = None
+) -> dict[str, Any]:
+    """Print both ways and "auto" for every problem of the sweep, and the worst regret.
+
+    Args:
+        device: Where.
+        threads: How many of the CPU.
+        costs: Constants to choose by, instead of those of the library.
+    """
+    report = [
+        row for dim in SWEEP for row in _in_fresh_process("choice", dim, device, threads, costs)
+    ]
+    table = [
+        [
+            *("x".join(map(str, row[name])) for name in ("size", "taps")),
+            " x ".join(map(str, row["signals"])),
+            *(
+                _milliseconds(row[f"{passes}_{method}"])
+                for passes in ("forward", "step")
+                for method in ("fft", "direct", "auto")
+            ),
+            f"{max(row['regrets']):.2f}",
+        ]
+        for row in report
+    ]
+    kind = f"{harness.machine(device)}; here {threads} of the threads"
+    print(f"\nBoth ways, and what 'auto' takes, in ms ({kind}):\n")
     ways = ["FFT", "direct", "auto"]
     harness.show_table(
         ["grid", "kernel", "signals", *ways, *(f"{way} + backward" for way in ways), "regret"],
@@ -205,8 +240,3 @@ def _measure_choice(problem: Problem) -> dict[str, Any]:
 
 def _milliseconds(time: float | None) -> str:
     return "" if time is None else f"{1e3 * time:.3g}"
-
-
-def set_costs(device: torch.device, costs: tuple[Costs, ...]) -> None:
-    """Let "auto" use constants that were just fitted."""
-    grids.cost.COSTS[device.type] = costs

@@ -119,25 +119,29 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def layers(arguments: argparse.Namespace) -> dict[str, Any]:
+def layers(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
     """Measure and print every layer at every length."""
     device = torch.device(arguments.device)
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(threads)
     report: dict[str, Any] = {"machine": harness.machine(device), "rows": []}
     print(f"{harness.machine(device)}, batches of {BATCH}")
     for channels in arguments.channels:
         table = []
         for name, title in LAYERS.items():
-            results = []
+            results: list[dict[str, Any]] = []
             for length in arguments.lengths:
                 case = {
                     "layer": name, "channels": channels, "length": length,
                     "device": arguments.device, "repeats": arguments.repeats,
-                    "threads": arguments.threads,
+                    "threads": threads,
                 }  # fmt: skip
-                result = harness.in_fresh_process(
-                    "benchmarks.grid_conv", case, timeout=arguments.timeout
-                )
+                if results and "failed" in results[-1]:
+                    result = results[-1]  # what is longer takes longer
+                else:
+                    harness.progress(f"{title}, {channels} channels, {length:,} steps ...")
+                    result = harness.in_fresh_process(
+                        "benchmarks.grid_conv", case, timeout=arguments.timeout
+                    )
                 report["rows"].append({**case, **result})
                 results.append(result)
                 blocks = f", {local_blocks(length)} blocks" if name == "local" else ""
@@ -182,25 +186,27 @@ def main() -> None:
         "--channels", nargs="+", type=int, choices=KERNEL_CHANNELS, default=list(KERNEL_CHANNELS)
     )
     parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(),
-        help="of the CPU, for the layers; a single one is timed by the work that it does",
+        "--threads", type=int,
+        help="of the CPU: all for the layers and one, timed by the work it does, for the choice",
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--timeout", type=float, default=300, help="seconds for one row")
+    parser.add_argument(
+        "--timeout", type=float, default=60, help="seconds for one row of the layers"
+    )
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if arguments.worker:
-        print(json.dumps(measure(json.loads(arguments.worker))))
+        case = json.loads(arguments.worker)
+        print(json.dumps(grid_choice.work(case) if "part" in case else measure(case)))
         return
-    report = {}
-    if arguments.fit:
-        grid_choice.set_costs(device, grid_choice.fit(device))
+    report: dict[str, Any] = {}
+    costs = grid_choice.fit(device, arguments.threads or 1) if arguments.fit else None
     if arguments.only != "choice":
-        report["layers"] = layers(arguments)
+        report["layers"] = layers(arguments, arguments.threads or torch.get_num_threads())
     if arguments.only != "layers":
-        report["choice"] = grid_choice.choice(device)
+        report["choice"] = grid_choice.choice(device, arguments.threads or 1, costs)
     harness.write_json(arguments.json, report)
 
 

@@ -90,7 +90,8 @@ def interleaved_seconds(
 ) -> list[float]:
     """Times of calls that take turns, so that a disturbance meets all of them.
 
-    Each is called twice and the second call timed: no one pays for the caches that another left.
+    Each is called twice and the second call timed, and every round begins with another one: no one
+    always pays for the caches that another left.
 
     Args:
         functions: What to call.
@@ -99,15 +100,15 @@ def interleaved_seconds(
         budget: Seconds that every function may be timed for.
         summary: What to make of the times of a function.
     """
-
-    def second_call(function: Callable[[], object]) -> float:
-        function()
-        return work_seconds(function, device)
-
     first = sum(work_seconds(function, device) for function in functions)
     count = max(1, min(repeats, int(len(functions) * budget / max(first, 1e-9))))
-    rounds = [[second_call(function) for function in functions] for _ in range(count)]
-    return [summary(times) for times in zip(*rounds, strict=True)]
+    times: list[list[float]] = [[] for _ in functions]
+    for turn in range(count):
+        for place in range(len(functions)):
+            chosen = (turn + place) % len(functions)
+            functions[chosen]()
+            times[chosen].append(work_seconds(functions[chosen], device))
+    return [summary(each) for each in times]
 
 
 def work_seconds(function: Callable[[], object], device: torch.device) -> float:
