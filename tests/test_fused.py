@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ccnn_geo import CKConvMP, knn_graph, use_backend
 from ccnn_geo.ops import fused, tiled
 from ccnn_geo.ops.fused.tiles import aggregate_tiles, channel_chunks, padded_width
 from ccnn_geo.ops.magnet import MAGNetWeights
@@ -126,7 +127,7 @@ def assert_close(actual, expected, tolerance):
 
 def assert_agrees(call, precision="tf32x3", **options):
     expected = evaluate(tiled, converted(call, device="cpu", dtype=torch.float64), **options)
-    with fused.use_precision(precision):
+    with use_backend(precision=precision):
         assert_close(evaluate(fused, call, **options), expected, TOLERANCES[precision])
 
 
@@ -199,6 +200,35 @@ def test_results_over_transposed_lists_repeat_bit_by_bit():
     first, second = evaluate(fused, call), evaluate(fused, call)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("leaf", "options", "expected"),
+    [
+        ("x", {}, True),
+        ("pos", {}, True),
+        (None, {}, False),
+        ("x", {"deterministic": False}, False),
+    ],
+)
+def test_lists_are_transposed_where_sums_over_sources_must_repeat(
+    leaf, options, expected, monkeypatch
+):
+    differentiate, transposed = fused.backward, []
+
+    def spy(call, *rest):
+        transposed.append(call.reverse_pointer is not None)
+        return differentiate(call, *rest)
+
+    monkeypatch.setattr(fused, "backward", spy)
+    conv = CKConvMP(3, 2, dim=2, kernel_channels=4).to(DEVICE)
+    inputs = {"x": torch.rand(5, 3, device=DEVICE), "pos": torch.rand(5, 2, device=DEVICE)}
+    if leaf:
+        inputs[leaf].requires_grad_()
+    with use_backend("triton", **options):
+        conv(**inputs, edge_index=knn_graph(inputs["pos"].detach(), 3)).sum().backward()
+    assert transposed == [expected]
 
 
 @needs_kernels
@@ -292,8 +322,8 @@ def test_a_missing_device_is_named(monkeypatch):
 
 
 def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="`use_precision` to be one of tf32x3, bf16x6, tf32"):
-        with fused.use_precision("half"):
+    with pytest.raises(ValueError, match="`precision` to be one of tf32x3, bf16x6, tf32"):
+        with use_backend(precision="half"):
             pass
 
 

@@ -432,7 +432,7 @@ def test_environment_and_context_choose_the_backend(monkeypatch):
         choose_backend("auto", cpu, torch.float32)
     monkeypatch.delenv("CCNN_GEO_BACKEND")
     assert "CCNN_GEO_BACKEND" not in os.environ
-    with pytest.raises(ValueError, match="`use_backend` to be one of"), ccnn_geo.use_backend("x"):
+    with pytest.raises(ValueError, match="`name` to be one of auto"), ccnn_geo.use_backend("x"):
         pass
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 
@@ -18,6 +18,7 @@ _MODULES = {
 }
 _NAMES = ("auto", "reference", *_MODULES)
 _forced: ContextVar[str | None] = ContextVar("ccnn_geo_backend", default=None)
+_deterministic: ContextVar[bool] = ContextVar("ccnn_geo_deterministic", default=True)
 
 
 def load_backend(name: str) -> ModuleType:
@@ -39,23 +40,39 @@ def backends() -> dict[str, str]:
 
 
 @contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Force a backend for every convolution inside the `with` block.
+def use_backend(
+    name: str | None = None, *, deterministic: bool = True, precision: str | None = None
+) -> Iterator[None]:
+    """Choose how every convolution inside the `with` block is evaluated.
 
-    It goes before the environment variable `CCNN_GEO_BACKEND`, and gives way to an explicit
-    `backend=` argument.
+    It goes before the environment variables `CCNN_GEO_BACKEND` and `CCNN_GEO_TRITON_PRECISION`,
+    and gives way to an explicit `backend=` argument.
 
     Args:
-        name: `"auto"`, `"reference"`, `"torch"`, `"native"` or `"triton"`.
+        name: `"auto"`, `"reference"`, `"torch"`, `"native"` or `"triton"`; as it was unless given.
+        deterministic: Whether gradients must be the same bits every time. Without, the Triton
+            backend sums gradients of features and positions atomically, instead of along
+            transposed lists of neighbours, which have to be sorted first.
+        precision: That of the Triton backend's matrix products: `"tf32x3"` or `"bf16x6"`, both
+            about as exact as float32, or the faster `"tf32"`, good to three decimal places; as it
+            was unless given. It holds for the whole process, whose other threads compute gradients.
 
     Raises:
-        ValueError: If there is no backend of that name.
+        ValueError: If there is no backend or precision of that name.
     """
-    token = _forced.set(_checked_name(name, "use_backend"))
-    try:
+    with ExitStack() as stack:
+        if name is not None:
+            stack.callback(_forced.reset, _forced.set(_checked_name(name, "name")))
+        if precision is not None:
+            stack.enter_context(load_backend("triton").use_precision(precision))
+        stack.callback(_deterministic.reset, _deterministic.set(deterministic))
         yield
-    finally:
-        _forced.reset(token)
+
+
+@torch.compiler.assume_constant_result
+def is_deterministic() -> bool:
+    """Whether gradients must be the same bits every time, see `use_backend`."""
+    return _deterministic.get()
 
 
 @torch.compiler.assume_constant_result

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ccnn_geo.ops import recorded
-from ccnn_geo.ops.backends import choose_backend
+from ccnn_geo.ops.backends import choose_backend, is_deterministic
 from ccnn_geo.ops.geometry import Features, KernelGeometry
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.magnet_conv import MagnetConv, magnet_conv
@@ -109,8 +109,9 @@ def _fused(
 ) -> tuple[Tensor, Tensor]:
     depthwise = readout.dim() == 2
     reverse: tuple[Tensor | None, Tensor | None] = (None, None)
-    if backend == "triton" and x.requires_grad and torch.is_grad_enabled():
-        reverse = neighbors.reversed
+    if backend == "triton" and torch.is_grad_enabled() and is_deterministic():
+        if x.requires_grad or source.requires_grad or target.requires_grad:
+            reverse = neighbors.reversed
     call = MagnetConv(
         x.contiguous(),
         source.contiguous(),

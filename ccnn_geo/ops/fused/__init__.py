@@ -9,7 +9,7 @@ transposed lists the gradients of features and of source positions are summed by
 Arguments of exponentials and sines are always computed in float32. Matrix products run on tensor
 cores: each is three products of TF32 (`"tf32x3"`, the default) or six of bfloat16 (`"bf16x6"`),
 both about as exact as float32, or one of TF32 (`"tf32"`, three decimal places). Choose with
-`use_precision` or with the environment variable `CCNN_GEO_TRITON_PRECISION`.
+`ccnn_geo.use_backend` or with the environment variable `CCNN_GEO_TRITON_PRECISION`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def use_precision(name: str) -> Iterator[None]:
         ValueError: If there is no precision of that name.
     """
     global _forced_precision
-    before, _forced_precision = _forced_precision, _checked_precision(name, "use_precision")
+    before, _forced_precision = _forced_precision, _checked_precision(name, "precision")
     try:
         yield
     finally:

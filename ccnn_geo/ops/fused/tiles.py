@@ -1,7 +1,8 @@
 """How the Triton kernels are cut into programs.
 
-A small table: for wide rows from timings on an H100, for short rows and filters padded to 16 from
-the compiler's reports, so that next to nothing is spilled from registers.
+A small table: for long rows and filters padded to 32 from timings on an H100, for all others from
+the compiler's reports (`python -m benchmarks.kernel_resources`), so that little is spilled from
+registers.
 """
 
 from typing import NamedTuple
@@ -65,7 +66,7 @@ def differentiate_tiles(padded: int, degree: float, full_reversed: bool) -> Tile
         return Tiles(block, chunk=32, warps=2, registers=255, residents=4)
     if padded == 32:
         return Tiles(block=64, chunk=32, warps=4, registers=255, residents=2)
-    return Tiles(block=64, chunk=32, warps=8, registers=255, residents=1)
+    return Tiles(block=32, chunk=32, warps=8, registers=255, residents=1)
 
 
 def channel_chunks(channels: int, tiles: Tiles, padded: int) -> Chunks:
