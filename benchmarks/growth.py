@@ -12,6 +12,11 @@ from ccnn_geo import CKConvMP
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
 
 DIM = 3
+MEASURES = (
+    ("forward_backward_s", "forward and backward [s]", 1.0),
+    ("peak_bytes", "peak memory [MiB]", 2.0**20),
+)
+"""What a plot shows: the measurement, its label, and one unit of the axis in that of it."""
 
 
 def scaling(arguments: argparse.Namespace, methods: list[str]) -> dict[str, Any]:
@@ -50,9 +55,7 @@ def scaling(arguments: argparse.Namespace, methods: list[str]) -> dict[str, Any]
             if len(results) < 2:
                 continue
             sizes = [value for value, _ in results]
-            for line, (key, unit, scale) in enumerate(
-                (("forward_backward_s", "s", 1.0), ("peak_bytes", "MiB", 2.0**20))
-            ):
+            for line, (key, label, scale) in enumerate(MEASURES):
                 measured = [
                     max(result[key], 1) if key == "peak_bytes" else result[key]
                     for _, result in results
@@ -62,11 +65,13 @@ def scaling(arguments: argparse.Namespace, methods: list[str]) -> dict[str, Any]
                 axes[line, column].loglog(
                     sizes, [m / scale for m in measured], "o-", label=f"{method} ({slope:.2f})"
                 )
-                axes[line, column].set(xlabel=quantity, ylabel=f"{key.rsplit('_', 1)[0]} [{unit}]")
+                axes[line, column].set(xlabel=quantity, ylabel=label)
+                axes[line, column].set_xticks(values, [f"{value:,}" for value in values])
+                axes[line, column].minorticks_off()
     for axis in axes.flat:
         if axis.lines:
             axis.legend(title="backend (exponent)")
-        axis.grid(True, which="both", alpha=0.3)
+        axis.grid(True, alpha=0.3)
     figure.savefig(arguments.scaling, dpi=120)
     print(f"Wrote {arguments.scaling}")
     return report

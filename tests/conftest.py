@@ -1,13 +1,17 @@
 """Fixtures that several test files share."""
 
+import importlib
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from datasets_helpers import Host, serve
+from examples_helpers import EXAMPLES
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,29 @@ def host() -> Iterator[Host]:
     """A host on this machine that serves files and can be told to misbehave."""
     with serve() as host:
         yield host
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path) -> Callable[[str], ModuleType]:
+    """Imports an example the way that it is when it is run, in an empty folder."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    # Lightning's command line still calls what jsonargparse has renamed.
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    return importlib.import_module
+
+
+@pytest.fixture
+def run_example(example, monkeypatch, capsys) -> Callable[..., str]:
+    """Runs an example by its name and returns what it printed."""
+
+    def run(name: str, *arguments: str) -> str:
+        main = example(name).main
+        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / f"{name}.py"), *arguments])
+        main()
+        return capsys.readouterr().out
+
+    return run
 
 
 def random_clouds(*sizes: int, dim: int = 3, channels: int = 4, dtype=torch.float64):

@@ -1,13 +1,11 @@
 """The examples as a user runs them, on small settings."""
 
-import importlib.util
-import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,39 +17,28 @@ yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is miss
 
 from ccnn_geo.datasets import PointCloudDataModule  # noqa: E402
 from ccnn_geo.training import CCNNClassifier  # noqa: E402
+from examples_helpers import (  # noqa: E402
+    CONFIGS,
+    EXAMPLES,
+    QUIET,
+    TINY_NETWORK,
+    report,
+    stopped,
+)
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "modelnet40.py"
-CONFIGS = EXAMPLE.parent / "configs"
+EXAMPLE = EXAMPLES / "modelnet40.py"
 TINY = [
-    "--model.hidden_channels=8", "--model.num_blocks=1", "--model.kernel_channels=4",
-    "--model.num_neighbors=8", "--data.num_points=32", "--data.points_per_mesh=64",
-    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    *TINY_NETWORK, *QUIET, "--model.num_neighbors=8", "--data.num_points=32",
+    "--data.points_per_mesh=64",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
 
 
-def load_example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(EXAMPLE.stem, EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(run_example):
     """Runs the example in a folder of its own and returns what it printed."""
-    monkeypatch.chdir(tmp_path)
-    # Lightning's command line still calls what jsonargparse has renamed.
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    example = load_example()
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *arguments])
-        example.main()
-        return capsys.readouterr().out
-
-    return run
+    return partial(run_example, "modelnet40")
 
 
 @pytest.fixture
@@ -67,10 +54,6 @@ def arrays(tmp_path) -> Path:
     path = tmp_path / "arrays.npz"
     np.savez(path, **content)
     return path
-
-
-def report(folder: str) -> dict[str, Any]:
-    return json.loads((Path(folder) / "results.json").read_text())
 
 
 def numbers(folder: str) -> dict[str, Any]:
@@ -201,14 +184,9 @@ class TestConfigs:
     }
 
     @pytest.fixture
-    def settings(self, monkeypatch, capsys, request) -> dict[str, Any]:
+    def settings(self, run, capsys, request) -> dict[str, Any]:
         """All settings of one configuration, as the command line sees them."""
-        path = CONFIGS / f"{request.param}.yaml"
-        arguments = [str(EXAMPLE), f"--config={path}", "--print_config"]
-        monkeypatch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as stop:
-            load_example().main()
-        assert stop.value.code == 0
+        stopped(run, 0, f"--config={CONFIGS / request.param}.yaml", "--print_config")
         return yaml.safe_load(capsys.readouterr().out)
 
     def test_every_published_model_has_one(self):
@@ -265,16 +243,12 @@ def test_demo_runs_and_says_what_to_type_next(run):
     ],
 )
 def test_bad_arguments_are_usage_errors(run, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    assert stop.value.code == 2
+    stopped(run, 2, *arguments)
     assert message in capsys.readouterr().err
 
 
 def test_help_names_the_settings(run, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run("--help")
-    assert stop.value.code == 0
+    stopped(run, 0, "--help")
     printed = capsys.readouterr().out
     for name in ("--model.hidden_channels", "--data.root", "--trainer.max_epochs", "--name"):
         assert name in printed

@@ -1,9 +1,6 @@
 """The example on handwritten digits: every form of them, and the published configurations."""
 
-import importlib
-import json
-import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,33 +9,17 @@ pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
 from ccnn_geo.training import CCNNClassifier  # noqa: E402
+from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-CONFIGS = EXAMPLES / "configs"
-TINY = [
-    "--model.hidden_channels=8", "--model.num_blocks=1", "--model.kernel_channels=4",
-    "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]  # fmt: skip
+TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(run_example):
     """Runs the example in a folder of its own and returns what it printed."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.chdir(tmp_path)
-    # Lightning's command line still calls what jsonargparse has renamed.
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    example = importlib.import_module("mnist")
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / "mnist.py"), *arguments])
-        example.main()
-        return capsys.readouterr().out
-
-    return run
+    return partial(run_example, "mnist")
 
 
 @pytest.fixture
@@ -46,16 +27,10 @@ def settings(run, capsys):
     """Returns all settings of one configuration, as the command line sees them."""
 
     def settings(name: str) -> dict:
-        with pytest.raises(SystemExit) as stop:
-            run(f"--config={CONFIGS / name}.yaml", "--print_config")
-        assert stop.value.code == 0
+        stopped(run, 0, f"--config={CONFIGS / name}.yaml", "--print_config")
         return yaml.safe_load(capsys.readouterr().out)
 
     return settings
-
-
-def report(folder: str) -> dict:
-    return json.loads((Path(folder) / "results.json").read_text())
 
 
 def test_runs_without_any_file_and_argument_but_the_length(run):
@@ -155,16 +130,12 @@ class TestConfigs:
     ],
 )
 def test_bad_arguments_are_usage_errors(run, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments, *TINY)
-    assert stop.value.code == 2
+    stopped(run, 2, *arguments, *TINY)
     assert message in capsys.readouterr().err
 
 
 def test_help_names_the_settings(run, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run("--help")
-    assert stop.value.code == 0
+    stopped(run, 0, "--help")
     printed = capsys.readouterr().out
     for name in ("--data.form", "--data.max_shift", "--model.kernel_size", "--test_forms"):
         assert name in printed

@@ -1,6 +1,5 @@
 """The examples on ModelNet10: voxels to clouds and back, peers, and parameter efficiency."""
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -16,28 +15,14 @@ yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is miss
 from ccnn_geo import CCNN  # noqa: E402
 from ccnn_geo.datasets import PointCloudDataModule  # noqa: E402
 from ccnn_geo.training import CCNNClassifier  # noqa: E402
+from examples_helpers import EXAMPLES, QUIET, TINY_NETWORK  # noqa: E402
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = [
-    "--data.num_points=32", "--data.points_per_mesh=128", "--trainer.max_epochs=1",
-    "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    *QUIET, "--data.num_points=32", "--data.points_per_mesh=128", "--trainer.max_epochs=1",
 ]  # fmt: skip
-TINY_CCNN = [
-    "--model.hidden_channels=8", "--model.num_blocks=1", "--model.kernel_channels=4",
-    "--model.num_neighbors=8",
-]  # fmt: skip
+TINY_CCNN = [*TINY_NETWORK, "--model.num_neighbors=8"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
-
-
-@pytest.fixture
-def example(monkeypatch, tmp_path):
-    """Imports an example the way that it is when it is run, in an empty folder."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.chdir(tmp_path)
-    # Lightning's command line still calls what jsonargparse has renamed.
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    return importlib.import_module
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The example on spoken digits: real audio, other sampling rates, and the configurations."""
 
-import importlib
-import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,37 +11,17 @@ yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is miss
 
 from ccnn_geo.training import CCNNClassifier  # noqa: E402
 from datasets_helpers import put_recordings  # noqa: E402
+from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-CONFIGS = EXAMPLES / "configs"
-TINY = [
-    "--model.hidden_channels=8", "--model.num_blocks=1", "--model.kernel_channels=4",
-    "--trainer.max_epochs=1", "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]  # fmt: skip
+TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(run_example):
     """Runs the example in a folder of its own and returns what it printed."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.chdir(tmp_path)
-    # Lightning's command line still calls what jsonargparse has renamed.
-    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    example = importlib.import_module("spoken_digits")
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [str(EXAMPLES / "spoken_digits.py"), *arguments])
-        example.main()
-        return capsys.readouterr().out
-
-    return run
-
-
-def report(folder: str) -> dict:
-    return json.loads((Path(folder) / "results.json").read_text())
+    return partial(run_example, "spoken_digits")
 
 
 def test_runs_without_any_file_and_argument_but_the_length(run):
@@ -144,16 +122,12 @@ class TestConfigs:
     ],
 )
 def test_bad_arguments_are_usage_errors(run, capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments, *TINY)
-    assert stop.value.code == 2
+    stopped(run, 2, *arguments, *TINY)
     assert message in capsys.readouterr().err
 
 
 def test_help_names_the_settings(run, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run("--help")
-    assert stop.value.code == 0
+    stopped(run, 0, "--help")
     printed = capsys.readouterr().out
     for name in ("--data.subsample", "--data.rescale", "--data.keep_lengths", "--model.causal"):
         assert name in printed

@@ -90,8 +90,13 @@ class Neighborhood:
 
     @cached_property
     def occupied(self) -> Tensor | None:
-        """Which slots of a table are not empty, `[E]`; None for a list of edges."""
-        return None if self.pointer is not None else self.index >= 0
+        """Which slots are not empty, `[E]`, or None where all are known to be occupied."""
+        if self.pointer is not None:
+            return None
+        occupied = self.index >= 0
+        if occupied.is_cuda or torch.compiler.is_compiling():  # neither can wait for the answer
+            return occupied
+        return None if bool(occupied.all()) else occupied
 
     @cached_property
     def edge_index(self) -> Tensor:

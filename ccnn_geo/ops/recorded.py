@@ -23,6 +23,8 @@ faster in the tiles of a fused backend."""
 MAX_ELEMENTS = 2**22
 """Windowed features of the offsets and features of the sources that a piece or tile may hold."""
 
+_FEW_NEIGHBORS = 16
+
 
 def suits_magnet(neighbors: Neighborhood, network: MAGNetWeights, channels: int) -> bool:
     """Whether a MAGNet's edges are so few that `convolve` is faster than a fused backend."""
@@ -98,8 +100,9 @@ def convolve(
 def _contract(basis: Tensor, values: Tensor, table: tuple[int, int], readout: Tensor) -> Tensor:
     """Sum kernel values times features over the edges of a table of targets, `[T, K]`."""
     channels, width = readout.shape[-2:]
-    if readout.dim() == 2 and 2 * table[1] <= width:
-        # The kernels of so few edges are smaller than the sum of their features.
+    if readout.dim() == 2 and table[1] <= max(width // 2, _FEW_NEIGHBORS):
+        # The kernels of so few edges are smaller than the sum of their features, or the products
+        # too small to be worth their calls.
         return ((basis @ readout.T) * values).view(*table, channels).sum(1)
     aggregate = values.view(*table, channels).mT @ basis.view(*table, width)
     if readout.dim() == 2:
