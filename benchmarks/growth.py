@@ -22,6 +22,7 @@ MEASURES = (
 def scaling(arguments: argparse.Namespace, methods: list[str]) -> dict[str, Any]:
     """Print and draw time and memory against N and K, with fitted exponents."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     sweeps = {
         "points": [n for n in (1024, 4096, 16384, 65536) if n <= arguments.max_points],
@@ -67,7 +68,7 @@ def scaling(arguments: argparse.Namespace, methods: list[str]) -> dict[str, Any]
                 )
                 axes[line, column].set(xlabel=quantity, ylabel=label)
                 axes[line, column].set_xticks(values, [f"{value:,}" for value in values])
-                axes[line, column].minorticks_off()
+                axes[line, column].xaxis.set_minor_formatter(NullFormatter())
     for axis in axes.flat:
         if axis.lines:
             axis.legend(title="backend (exponent)")
