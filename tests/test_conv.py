@@ -304,3 +304,15 @@ def test_bad_input_is_named(change, error, match):
     }
     with pytest.raises(error, match=match):
         conv(**{**inputs, **change})
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_a_graph_that_inference_mode_saw_first_serves_training(backend):
+    conv, pos = CKConvMP(3, 4, dim=2, kernel_channels=4), torch.rand(9, 2)
+    x = torch.randn(9, 3, requires_grad=True)
+    neighbors = nearest_neighbors(pos, 4)
+    with use_backend(backend):
+        with torch.inference_mode():
+            conv(x, pos, neighbors)
+        conv(x, pos, neighbors).sum().backward()
+    assert x.grad is not None

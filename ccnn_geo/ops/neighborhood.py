@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Result = TypeVar("Result")
+
+
+def _fit_for_training(
+    compute: Callable[[Neighborhood], Result],
+) -> Callable[[Neighborhood], Result]:
+    """Let what is kept serve a training step even if inference mode asked for it first."""
+
+    @wraps(compute)
+    def computed(neighbors: Neighborhood) -> Result:
+        if torch.compiler.is_compiling():
+            return compute(neighbors)
+        with torch.inference_mode(False):
+            return compute(neighbors)
+
+    return computed
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +95,7 @@ class Neighborhood:
         return self.index.numel()
 
     @cached_property
+    @_fit_for_training
     def target(self) -> Tensor:
         """Target of every slot, `[E]`."""
         targets = torch.arange(self.num_targets, device=self.index.device)
@@ -84,11 +104,13 @@ class Neighborhood:
         return targets.repeat_interleave(self.pointer.diff(), output_size=self.num_slots)
 
     @cached_property
+    @_fit_for_training
     def source(self) -> Tensor:
         """Source of every slot, `[E]`; that of an empty slot is 0."""
         return self.index if self.pointer is not None else self.index.clamp(min=0)
 
     @cached_property
+    @_fit_for_training
     def occupied(self) -> Tensor | None:
         """Which slots are not empty, `[E]`, or None where all are known to be occupied."""
         if self.pointer is not None:
@@ -99,6 +121,7 @@ class Neighborhood:
         return None if bool(occupied.all()) else occupied
 
     @cached_property
+    @_fit_for_training
     def edge_index(self) -> Tensor:
         """Sources and targets in PyG's order, empty slots left out, `[2, E]`."""
         edge_index = torch.stack([self.index, self.target])
@@ -107,6 +130,7 @@ class Neighborhood:
         return edge_index
 
     @cached_property
+    @_fit_for_training
     def reversed(self) -> tuple[Tensor, Tensor]:
         """The same edges grouped by source: a pointer `[S + 1]` and their targets `[E]`.
 
