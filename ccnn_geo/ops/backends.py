@@ -41,7 +41,7 @@ def backends() -> dict[str, str]:
 
 @contextmanager
 def use_backend(
-    name: str | None = None, *, deterministic: bool = True, precision: str | None = None
+    name: str | None = None, *, deterministic: bool | None = None, precision: str | None = None
 ) -> Iterator[None]:
     """Choose how every convolution inside the `with` block is evaluated.
 
@@ -50,9 +50,9 @@ def use_backend(
 
     Args:
         name: `"auto"`, `"reference"`, `"torch"`, `"native"` or `"triton"`; as it was unless given.
-        deterministic: Whether gradients must be the same bits every time. Without, the Triton
-            backend sums gradients of features and positions atomically, instead of along
-            transposed lists of neighbours, which have to be sorted first.
+        deterministic: Whether the Triton backend's gradients must be the same bits every time, as
+            they are by default. Without, it sums those of features and positions atomically,
+            instead of along transposed lists of neighbours, which have to be sorted first.
         precision: That of the Triton backend's matrix products: `"tf32x3"` or `"bf16x6"`, both
             about as exact as float32, or the faster `"tf32"`, good to three decimal places; as it
             was unless given. It holds for the whole process, whose other threads compute gradients.
@@ -65,7 +65,8 @@ def use_backend(
             stack.callback(_forced.reset, _forced.set(_checked_name(name, "name")))
         if precision is not None:
             stack.enter_context(load_backend("triton").use_precision(precision))
-        stack.callback(_deterministic.reset, _deterministic.set(deterministic))
+        if deterministic is not None:
+            stack.callback(_deterministic.reset, _deterministic.set(deterministic))
         yield
 
 

@@ -60,8 +60,9 @@ def point_conv(
     input_dtype = x.dtype
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(readout.dtype)
+        shared = target is source
         source = geometry.to_kernel_unit(source)
-        target = source if pos is source else geometry.to_kernel_unit(target)
+        target = source if shared else geometry.to_kernel_unit(target)
         operands = x, source, target, neighbors
         if name == "reference":
             output, moment = _reference(*operands, features, readout, geometry, with_moment)
