@@ -65,5 +65,5 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt $(VENV)/.torch
 	@touch $@
 
 # Compiled for the CPU of this machine. Without a compiler everything works, only slower.
-$(VENV)/.native: $(wildcard ccnn_geo/ops/native/csrc/*) $(VENV)/.torch
-	-$(PYTHON) -m ccnn_geo.ops.native && touch $@
+$(VENV)/.native: $(wildcard ccnn_geo/ops/point_backends/native/csrc/*) $(VENV)/.torch
+	-$(PYTHON) -m ccnn_geo build && touch $@

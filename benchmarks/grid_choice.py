@@ -1,6 +1,6 @@
 """Which way of convolving on a grid is faster, and whether `method="auto"` knows it.
 
-`fit` measures both ways and prints the constants of `ccnn_geo.ops.grids.cost`; `choice` compares
+`fit` measures both ways and prints the constants of `grid_backends/cost.py`; `choice` compares
 what "auto" takes with the better of the two. On the CPU one thread is timed by the work that it
 did, so that other programs count as little as may be, and in processes that keep their memory:
 else the pages that the system takes back and hands out again, now to the one and now to the other,
@@ -19,9 +19,10 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from benchmarks import harness
-from ccnn_geo.ops import grid_conv, grids
-from ccnn_geo.ops.grids.cost import Costs, Problem
-from ccnn_geo.ops.grids.fft import Layout
+from ccnn_geo.ops import grid_backends as grids
+from ccnn_geo.ops import grid_conv
+from ccnn_geo.ops.grid_backends.cost import Costs, Problem
+from ccnn_geo.ops.grid_backends.fft import Layout
 
 SWEEP = {
     1: ((64, 256, 1024, 4096, 16384), (3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 4097, 16383)),

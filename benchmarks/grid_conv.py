@@ -3,7 +3,7 @@
     python -m benchmarks.grid_conv                  # both parts
     python -m benchmarks.grid_conv --only layers    # the layer for sequences of growing length
     python -m benchmarks.grid_conv --only choice    # whether `method="auto"` chooses well
-    python -m benchmarks.grid_conv --fit            # constants for `ccnn_geo.ops.grids.cost`
+    python -m benchmarks.grid_conv --fit            # constants for `grid_backends/cost.py`
 
 The first part is the paper's Table 5 for one layer: time forward and with backward and peak memory
 above that after the imports, every row in a fresh process, medians of repeats. Sequences are in

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 
 from benchmarks import harness
-from ccnn_geo.ops import MAGNetWeights, Neighborhood, fused
-from ccnn_geo.ops.fused.aggregate import aggregate_kernel
-from ccnn_geo.ops.fused.differentiate import differentiate_kernel
-from ccnn_geo.ops.magnet_conv import MagnetConv
+from ccnn_geo.ops import MAGNetWeights, Neighborhood
+from ccnn_geo.ops.point_backends import triton as fused
+from ccnn_geo.ops.point_backends.operator import MagnetConv
+from ccnn_geo.ops.point_backends.triton.aggregate import aggregate_kernel
+from ccnn_geo.ops.point_backends.triton.differentiate import differentiate_kernel
 
 SHARED_LIMIT = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
 """Bytes of shared memory that one program may have, by compute capability."""

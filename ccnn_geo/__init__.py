@@ -3,8 +3,8 @@
 __version__ = "0.1.0"
 
 from ccnn_geo.nn import CCNN, MLP, SIREN, CKConvMP, FourierNet, GaborNet, MAGNet
+from ccnn_geo.nn.penalty import kernel_penalty, track_kernel_penalty
 from ccnn_geo.ops import backends, knn_graph, radius_graph, use_backend
-from ccnn_geo.regularization import kernel_penalty, track_kernel_penalty
 
 __all__ = [
     "CCNN",

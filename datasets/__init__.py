@@ -6,19 +6,20 @@ The data modules need Lightning, and are imported when they are first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .arrays import PointCloudArrays
-from .dataset import EpochSampler, PointCloudDataset, SampledDataset
-from .folder import PointCloudFolder
-from .modelnet import ModelNet
-from .off import read_off
-from .readers import Geometry, read_geometry
-from .shapes import Shapes
+from .epochs import EpochSampler
+from .io.off import read_off
+from .io.readers import Geometry, read_geometry
+from .point_clouds.arrays import PointCloudArrays
+from .point_clouds.dataset import PointCloudDataset, SampledDataset
+from .point_clouds.folder import PointCloudFolder
+from .point_clouds.modelnet import ModelNet
+from .point_clouds.shapes import Shapes
 
 if TYPE_CHECKING:
-    from .datamodule import PointCloudDataModule
-    from .mnist import MNISTDataModule
-    from .signals import SignalDataModule
-    from .spoken_digits import SpokenDigitsDataModule
+    from .point_clouds.datamodule import PointCloudDataModule
+    from .signals.dataset import SignalDataModule
+    from .signals.mnist import MNISTDataModule
+    from .signals.spoken_digits import SpokenDigitsDataModule
 
 __all__ = [
     "EpochSampler",
@@ -39,10 +40,10 @@ __all__ = [
 
 
 _DATA_MODULES = {
-    "MNISTDataModule": "mnist",
-    "PointCloudDataModule": "datamodule",
-    "SignalDataModule": "signals",
-    "SpokenDigitsDataModule": "spoken_digits",
+    "MNISTDataModule": "signals.mnist",
+    "PointCloudDataModule": "point_clouds.datamodule",
+    "SignalDataModule": "signals.dataset",
+    "SpokenDigitsDataModule": "signals.spoken_digits",
 }
 
 

@@ -1,248 +1,133 @@
-"""One LightningDataModule over all the data sets."""
+"""What the LightningDataModules of clouds and of signals have in common."""
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-from torch_geometric.transforms import BaseTransform, Compose
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import Sampler
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
 
-from ccnn_geo.transforms import RandomJitter, RandomRotateZ, RandomScale, StackFeatures
-from ccnn_geo.voxels import Voxelize
+from .epochs import EpochSampler
 
-from .arrays import list_arrays
-from .base import ClassificationDataModule, check_choice
-from .dataset import Listing, PointCloudDataset, SampledDataset, Split
-from .folder import list_folder
-from .modelnet import list_modelnet
-from .sampling import Normalization
-from .shapes import list_shapes
-from .splits import stratified_holdout, stratified_subset
-
-__all__ = ["PointCloudDataModule"]
-
-_LOGGER = logging.getLogger(__name__)
-
-DataName = Literal["modelnet40", "modelnet10", "shapes", "folder", "arrays"]
-Features = Literal["auto", "normal+pos", "pos"]
+__all__ = ["ClassificationDataModule", "ClassifiedDataset", "check_choice"]
 
 
-class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
-    """Training, validation and test clouds of any of the data sets, as batches of PyG graphs.
+class ClassifiedDataset(Protocol):
+    """Samples of several classes, got by an index, or by epoch and index."""
 
-    Validation is a stratified part of the training split; the test split is left for the end. A
-    training cloud gets a fresh subset of its points, and fresh augmentation, in every epoch. Those
-    and the order of the clouds depend on `seed` and on the number of the epoch alone: not on the
-    number of workers, nor on how often the run was interrupted. Evaluation always sees the same
-    points. Under several processes, the last evaluation batches are filled up with clouds that
-    other processes have too; evaluate in one process for exact numbers.
+    classes: list[str]
 
-    After ``setup``, ``num_features``, ``num_classes``, ``class_names`` and ``split_sizes`` say what
-    there is, and ``train_dataset``, ``val_dataset`` and ``test_dataset`` hold it.
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Data: ...
+
+
+T = TypeVar("T", bound=ClassifiedDataset)
+
+
+class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
+    """Batches of three splits, whose order depends on the seed and the epoch's number alone.
+
+    A subclass fills ``_datasets`` in its ``setup``.
 
     Args:
-        name: Data set: `modelnet40`, `modelnet10`, `shapes` (made on the spot), `folder` (meshes
-            and clouds of your own, `root/<class>/{train,test}/*`) or `arrays` (one .npz file).
-        root: Folder of the data set, or the file of `arrays`. ModelNet is downloaded to it if need
-            be. By default `data/modelnet40`, `data/modelnet10` or `data/shapes`.
-        num_points: Points, or voxels, that the network sees of each cloud.
-        voxels: Cells along each axis of the grid on which clouds become voxels, see
-            :class:`~ccnn_geo.voxels.Voxelize`. All the points of a cloud are voxelised, and
-            augmentation moves the voxels. By default clouds stay clouds.
-        points_per_mesh: Points drawn once from the surface of each mesh, and kept on disk.
-        batch_size: Clouds per batch and process.
-        num_workers: Processes that prepare batches; with 0 they are prepared where they are used,
-            which is fast enough for clouds in memory.
-        seed: Seed of the order of the clouds, of their subsets and of the augmentation.
-        sampling_seed: Seed of what makes the data set: the points drawn from the meshes, the
-            validation split and the subset of the training clouds. A change of it makes a new
-            cache.
-        val_fraction: Share of the training split held out for validation; 0 for none.
-        resample: Clouds made of each training mesh, each from points of its own. The published
-            tiny models use 2.
-        train_size: Number of training meshes or clouds to use, chosen with every class keeping its
-            share; all by default. The validation split stays the same.
-        features: Input channels: `normal+pos`, `pos`, or `auto`, which takes the normals where
-            there are any.
-        estimate_normals: Whether clouds that come without normals get estimated ones (by open3d).
-        normalize: Whether clouds are scaled to the `box` [-1, 1], to the unit `ball`, or `none`.
-        random_scale: Whether training clouds are scaled by a random factor, from 0.8 to 1.25.
-        random_jitter: Whether their points are moved by small random steps.
-        random_rotate_z: Whether they are turned about the vertical by a random angle.
-        download: Whether ModelNet is downloaded if it is not there.
-        cache_dir: Where sampled clouds are kept; by default a folder `.ccnn_geo` beside the data.
-        num_processes: Processes that sample the meshes; by default one per processor.
+        root: Where the data come from.
+        batch_size: Samples per batch and process.
+        num_workers: Processes that prepare batches; with 0 they are prepared where they are used.
+        seed: Seed of the order of the training samples.
 
     Raises:
-        ValueError: If an argument is out of range or does not fit the data, or if a file is broken.
-        OSError: If the data are not there, or the cache cannot be written.
+        ValueError: If an argument is out of range.
     """
 
-    def __init__(
-        self,
-        name: DataName = "modelnet40",
-        root: Path | None = None,
-        *,
-        num_points: int = 512,
-        voxels: int | None = None,
-        points_per_mesh: int = 2048,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        seed: int = 0,
-        sampling_seed: int = 0,
-        val_fraction: float = 0.1,
-        resample: int = 1,
-        train_size: int | None = None,
-        features: Features = "auto",
-        estimate_normals: bool = False,
-        normalize: Normalization = "box",
-        random_scale: bool = False,
-        random_jitter: bool = False,
-        random_rotate_z: bool = False,
-        download: bool = True,
-        cache_dir: Path | None = None,
-        num_processes: int | None = None,
-    ) -> None:
-        check_choice("name", name, get_args(DataName))
-        check_choice("features", features, get_args(Features))
-        if root is None and name in ("folder", "arrays"):
-            raise ValueError(f"Expected `root` for the data set {name!r}, got none")
-        if voxels is not None and (voxels < 1 or features == "normal+pos"):
+    def __init__(self, root: Path, *, batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
             raise ValueError(
-                "Expected `voxels` >= 1, whose features are their positions, got "
-                f"{voxels} and `features`={features!r}"
+                "Expected `batch_size` >= 1 and `num_workers` >= 0, "
+                f"got {batch_size} and {num_workers}"
             )
-        super().__init__(
-            Path("data") / name if root is None else Path(root),
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        self.name = name
-        self.num_points = num_points
-        self.voxels = voxels
-        self.points_per_mesh = points_per_mesh
-        self.sampling_seed = sampling_seed
-        self.val_fraction = val_fraction
-        self.resample = resample
-        self.train_size = train_size
-        self.features = features
-        self.estimate_normals = estimate_normals
-        self.normalize: Normalization = normalize
-        self.random_scale = random_scale
-        self.random_jitter = random_jitter
-        self.random_rotate_z = random_rotate_z
-        self.download = download
-        self.cache_dir = cache_dir
-        self.num_processes = num_processes
-        self._num_features = 0
-
-    def prepare_data(self) -> None:
-        """Fetches the data and makes the caches; Lightning calls it in one process."""
-        self._sampled()
-
-    def setup(self, stage: str | None = None) -> None:
-        """Splits the data and decides on the features; every stage gets all the splits."""
-        if self._datasets:
-            return
-        train, test = self._sampled()
-        labels = train.clouds.labels[:: self.resample]
-        kept, held_out = stratified_holdout(labels, self.val_fraction, seed=self.sampling_seed)
-        if self.train_size is not None:
-            chosen = stratified_subset(labels[kept], self.train_size, seed=self.sampling_seed)
-            kept = kept[chosen]
-        # Every cloud of a mesh falls to the same split, and validation takes the first alone.
-        repetitions = np.arange(self.resample)
-        kept = (kept[:, None] * self.resample + repetitions).ravel()
-        held_out = held_out * self.resample
-        attributes = self._attributes(train, test)
-        voxelize = [] if self.voxels is None else [Voxelize(self.voxels, self.num_points)]
-        stack = StackFeatures(attributes)
-        augment = Compose([*voxelize, *self._augmentations(), stack])
-        plain = Compose([*voxelize, stack])
-        everything = np.arange(len(test))
-        self._num_features = 3 * len(attributes)
-        self._datasets = {
-            "train": self._split(train, kept, augment, train=True, seed=self.seed),
-            "val": self._split(train, held_out, plain, train=False, seed=self.sampling_seed),
-            "test": self._split(test, everything, plain, train=False, seed=self.sampling_seed),
-        }
+        self.root = root
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self._datasets: dict[str, T] = {}
 
     @property
-    def num_features(self) -> int:
-        """Number of input channels: six with normals, three without."""
-        self._dataset("train")
-        return self._num_features
+    def train_dataset(self) -> T:
+        """The training samples."""
+        return self._dataset("train")
 
-    def _sampled(self) -> tuple[SampledDataset, SampledDataset]:
-        listing = self._listing()
-        train, test = (self._sample(listing, split) for split in get_args(Split))
-        return train, test
+    @property
+    def val_dataset(self) -> T:
+        """The validation samples, held out of the training split."""
+        return self._dataset("val")
 
-    def _sample(self, listing: Listing, split: Split) -> SampledDataset:
-        return SampledDataset(
-            listing,
-            split=split,
-            points_per_mesh=self.points_per_mesh,
-            resample=self.resample,
-            normalize=self.normalize,
-            estimate_normals=self.estimate_normals,
-            seed=self.sampling_seed,
-            cache_dir=self.cache_dir,
-            num_processes=self.num_processes,
+    @property
+    def test_dataset(self) -> T:
+        """The test samples."""
+        return self._dataset("test")
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        return self.train_dataset.classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Number of samples per split."""
+        return {split: len(self._dataset(split)) for split in ("train", "val", "test")}
+
+    def train_dataloader(self) -> DataLoader:
+        """Returns shuffled batches of training samples."""
+        dataset, trainer = self.train_dataset, self.trainer
+        if trainer is None:
+            return self._loader(dataset, EpochSampler(dataset, seed=self.seed))
+        sampler = EpochSampler(
+            dataset, seed=self.seed, num_replicas=trainer.world_size, rank=trainer.global_rank
+        )
+        # A resumed Trainer lets workers begin on the first batches before it names the epoch.
+        sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        return self._loader(dataset, sampler)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Returns batches of validation samples, or no loader where nothing was held out."""
+        return self._loader(self.val_dataset) if len(self.val_dataset) else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Returns batches of test samples."""
+        if len(self.test_dataset) == 0:
+            raise ValueError(f"{self.root}: expected test samples, got none")
+        return self._loader(self.test_dataset)
+
+    def _loader(self, dataset: T, sampler: Sampler[tuple[int, int]] | None = None) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )
 
-    def _listing(self) -> Listing:
-        match self.name:
-            case "modelnet40":
-                return list_modelnet(self.root, "40", fetch=self.download)
-            case "modelnet10":
-                return list_modelnet(self.root, "10", fetch=self.download)
-            case "shapes":
-                return list_shapes(self.root, seed=self.sampling_seed)
-            case "folder":
-                return list_folder(self.root)
-            case _:
-                return list_arrays(self.root)
+    def _dataset(self, split: str) -> T:
+        if not self._datasets:
+            raise RuntimeError("Expected `setup()` to be called first; a Trainer does so by itself")
+        return self._datasets[split]
 
-    def _split(
-        self,
-        sampled: SampledDataset,
-        indices: np.ndarray,
-        transform: BaseTransform,
-        *,
-        train: bool,
-        seed: int,
-    ) -> PointCloudDataset:
-        return PointCloudDataset(
-            sampled.clouds.select(indices),
-            sampled.classes,
-            train=train,
-            num_points=self.num_points if self.voxels is None else self.points_per_mesh,
-            seed=seed,
-            transform=transform,
-        )
 
-    def _attributes(self, *splits: SampledDataset) -> tuple[str, ...]:
-        """Decides which attributes of the points the network takes in."""
-        complete = all(split.has_normals for split in splits if len(split))
-        if self.features == "pos" or self.voxels is not None:
-            return ("pos",)
-        if complete:
-            return ("normal", "pos")
-        if self.features == "auto":
-            _LOGGER.warning("%s has no normals: the features are the positions alone", self.root)
-            return ("pos",)
-        raise ValueError(
-            f"Expected normals in {self.root} for `features`='normal+pos', got clouds without; "
-            "take `features`='pos', or have them estimated by `estimate_normals`=True"
-        )
+def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuses a value that is not one of the choices.
 
-    def _augmentations(self) -> list[BaseTransform]:
-        switches: list[tuple[bool, Callable[[], BaseTransform]]] = [
-            (self.random_rotate_z, RandomRotateZ),
-            (self.random_scale, RandomScale),
-            (self.random_jitter, RandomJitter),
-        ]
-        return [make() for wanted, make in switches if wanted]
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in choices:
+        raise ValueError(f"Expected `{argument}` to be one of {choices}, got {value!r}")

@@ -21,8 +21,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 from tables import percent
 
 from ccnn_geo.datasets import MNISTDataModule
-from ccnn_geo.experiment import SignalCLI
-from ccnn_geo.training import CCNNClassifier
+from ccnn_geo.training.classifier import CCNNClassifier
+from ccnn_geo.training.cli import SignalCLI
 
 DEFAULTS = {
     "trainer.max_epochs": 20,

@@ -14,8 +14,8 @@ import sys
 from typing import Any
 
 from ccnn_geo.datasets import PointCloudDataModule
-from ccnn_geo.experiment import PointCloudCLI
-from ccnn_geo.training import CCNNClassifier
+from ccnn_geo.training.classifier import CCNNClassifier
+from ccnn_geo.training.cli import PointCloudCLI
 
 
 def main() -> None:

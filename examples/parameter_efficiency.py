@@ -22,7 +22,7 @@ from typing import Any
 
 from tables import percent, show_table
 
-from ccnn_geo.experiment import save_json
+from ccnn_geo.files import save_json
 
 EXAMPLES = Path(__file__).parent
 CONFIGS = EXAMPLES / "configs"

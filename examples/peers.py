@@ -16,8 +16,8 @@ from torch_geometric.utils import to_dense_batch
 
 from ccnn_geo import knn_graph
 from ccnn_geo.datasets import PointCloudDataModule
-from ccnn_geo.experiment import PointCloudCLI
-from ccnn_geo.training import CCNNClassifier
+from ccnn_geo.training.classifier import CCNNClassifier
+from ccnn_geo.training.cli import PointCloudCLI
 
 Architecture = Literal["pointnet2", "dgcnn"]
 

@@ -23,8 +23,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 from tables import percent, show_table
 
 from ccnn_geo.datasets import SpokenDigitsDataModule
-from ccnn_geo.experiment import SignalCLI
-from ccnn_geo.training import CCNNClassifier
+from ccnn_geo.training.classifier import CCNNClassifier
+from ccnn_geo.training.cli import SignalCLI
 
 DEFAULTS = {
     "trainer.max_epochs": 20,

@@ -26,11 +26,11 @@ from torch_geometric.transforms import Compose
 
 from ccnn_geo import CCNN
 from ccnn_geo.datasets import PointCloudDataModule, PointCloudDataset
-from ccnn_geo.experiment import PointCloudCLI
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
-from ccnn_geo.training import CCNNClassifier
-from ccnn_geo.transforms import StackFeatures
-from ccnn_geo.voxels import Voxelize
+from ccnn_geo.training.classifier import CCNNClassifier
+from ccnn_geo.training.cli import PointCloudCLI
+from ccnn_geo.transforms.mesh import StackFeatures
+from ccnn_geo.transforms.voxels import Voxelize
 
 WAYS = {
     "as_trained": {"weights": False, "neighbors": False},

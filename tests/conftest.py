@@ -9,7 +9,6 @@ from types import ModuleType
 
 import pytest
 import torch
-
 from datasets_helpers import Host, serve
 from examples_helpers import EXAMPLES
 
@@ -58,12 +57,3 @@ def run_example(example, monkeypatch, capsys) -> Callable[..., str]:
         return capsys.readouterr().out
 
     return run
-
-
-def random_clouds(*sizes: int, dim: int = 3, channels: int = 4, dtype=torch.float64):
-    """Features, positions and cloud numbers of random clouds in [-1, 1]."""
-    total = sum(sizes)
-    x = torch.randn(total, channels, dtype=dtype)
-    pos = torch.rand(total, dim, dtype=dtype) * 2 - 1
-    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    return x, pos, batch

@@ -36,30 +36,27 @@ OPTIONAL = {
 
 # Imports only go down: each part of `ccnn_geo`, and the parts it may import besides itself.
 MAY_IMPORT = {
+    "files": set(),
     "ops": set(),
-    "nn": {"ops"},
-    "points": set(),
-    "transforms": {"points"},
-    "regularization": {"nn", "ops"},
-    "visualization": {"nn"},
-    "interactive": {"nn", "points", "visualization", "voxels"},
-    "experiment": {"visualization"},
-    "optimization": {"nn"},
-    "training": {"nn", "optimization", "regularization"},
-    "voxels": {"points", "transforms"},
-    "datasets": {"ops", "points", "transforms", "voxels"},
-    "prediction": {"datasets", "nn", "ops", "points", "transforms"},
+    "pretrained.model": {"files"},
+    "nn": {"ops", "pretrained.model"},
+    "transforms": {"ops"},
+    "visualization": {"nn", "transforms"},
+    "training": {"files", "nn", "visualization"},
+    "datasets": {"files", "ops", "transforms"},
+    "pretrained": {"datasets", "nn", "ops", "pretrained.model", "transforms"},
     "commands": {
         "datasets",
-        "experiment",
-        "interactive",
+        "files",
         "nn",
-        "prediction",
+        "ops",
+        "pretrained",
+        "pretrained.model",
         "training",
+        "transforms",
         "visualization",
-        "voxels",
     },
-    "__init__": {"nn", "ops", "regularization", "transforms"},
+    "__init__": {"nn", "ops"},
 }
 
 # Only some builds of torch bring it, and it is of no use to the others.
@@ -111,7 +108,8 @@ def own_imports(name: str, path: Path) -> Iterator[str]:
 
 def part(name: str) -> str:
     """Return the part of `ccnn_geo` that a dotted name belongs to."""
-    return (name.split(".") + ["__init__"])[1]
+    first, *rest = name.split(".")[1:] or ["__init__"]
+    return ".".join([first, *rest[:1]]) if [first, *rest[:1]] == ["pretrained", "model"] else first
 
 
 def importers() -> dict[str, Path]:
@@ -207,7 +205,7 @@ def test_wheel_holds_every_file_of_the_library_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == expected
-    assert {"ccnn_geo/py.typed", "ccnn_geo/datasets/digits/digits.npz"} <= names
+    assert {"ccnn_geo/py.typed", "ccnn_geo/datasets/signals/digits/digits.npz"} <= names
 
 
 def test_wheel_works_outside_the_repository_beside_a_strangers_datasets(wheel, tmp_path):

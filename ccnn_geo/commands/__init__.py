@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from ccnn_geo.commands import export, info, plot, predict, train
+from ccnn_geo.commands import build, export, info, plot, predict, train
 
 _COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
@@ -16,6 +16,7 @@ _COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "export": export,
     "plot": plot,
+    "build": build,
 }
 _EPILOG = """Every command takes --help, and --debug, which shows where an error comes from.
 

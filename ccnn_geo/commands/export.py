@@ -87,7 +87,7 @@ def export(
         ValueError: If the run is not finished, or of a kind that cannot be exported.
         OSError: If the files cannot be read or written.
     """
-    from ccnn_geo.training import CCNNClassifier
+    from ccnn_geo.training.classifier import CCNNClassifier
 
     results = _read_results(run_folder)
     best, last = run_folder / "best.ckpt", run_folder / "last.ckpt"

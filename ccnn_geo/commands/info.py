@@ -78,8 +78,8 @@ def _devices() -> dict[str, str]:
 
 
 def _weights() -> dict[str, dict[str, Any]]:
-    from ccnn_geo.nn.pretrained import find_pretrained, pretrained_names, read_pretrained
-    from ccnn_geo.prediction import DEFAULT_WEIGHTS
+    from ccnn_geo.pretrained.model import find_pretrained, pretrained_names, read_pretrained
+    from ccnn_geo.pretrained.predictor import DEFAULT_WEIGHTS
 
     weights = {}
     for name in pretrained_names():

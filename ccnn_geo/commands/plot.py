@@ -71,10 +71,10 @@ def _add(
 
 
 def _kernels(options: argparse.Namespace) -> list[Path]:
-    from ccnn_geo.interactive import kernel_volume, write_page
     from ccnn_geo.nn import CCNN, CKConvMP
-    from ccnn_geo.prediction import DEFAULT_WEIGHTS
-    from ccnn_geo.visualization import plot_kernels, save_figure
+    from ccnn_geo.pretrained.predictor import DEFAULT_WEIGHTS
+    from ccnn_geo.visualization.figures import plot_kernels, save_figure
+    from ccnn_geo.visualization.interactive import kernel_volume, write_page
 
     weights = options.weights or DEFAULT_WEIGHTS
     layers: list[CKConvMP] = [
@@ -93,7 +93,7 @@ def _kernels(options: argparse.Namespace) -> list[Path]:
 
 def _initialization(options: argparse.Namespace) -> list[Path]:
     from ccnn_geo.nn import CCNN
-    from ccnn_geo.visualization import initial_outputs, plot_initialization, save_figure
+    from ccnn_geo.visualization.figures import initial_outputs, plot_initialization, save_figure
 
     # The kernels reach the whole cloud, all of which are neighbours.
     model = CCNN(6, 40, dim=3, num_neighbors=256, extent=2.0, window_width=0.5)
@@ -102,7 +102,7 @@ def _initialization(options: argparse.Namespace) -> list[Path]:
 
 
 def _run(options: argparse.Namespace) -> list[Path]:
-    from ccnn_geo.visualization import draw_run
+    from ccnn_geo.visualization.figures import draw_run
 
     file = options.run_folder / "results.json"
     results = json.loads(file.read_text())
@@ -116,10 +116,10 @@ def _voxels(options: argparse.Namespace) -> list[Path]:
     from torch_geometric.data import Data
 
     from ccnn_geo.datasets import read_geometry
-    from ccnn_geo.datasets.sampling import Sampling
-    from ccnn_geo.interactive import show_voxels
-    from ccnn_geo.visualization import plot_voxels, save_figure
-    from ccnn_geo.voxels import Voxelize
+    from ccnn_geo.datasets.point_clouds.sampling import Sampling
+    from ccnn_geo.transforms.voxels import Voxelize
+    from ccnn_geo.visualization.figures import plot_voxels, save_figure
+    from ccnn_geo.visualization.interactive import show_voxels
 
     sampling = Sampling(points_per_mesh=options.points)
     geometry = read_geometry(options.file, allow_faceless=True)

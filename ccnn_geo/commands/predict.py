@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ccnn_geo.prediction import Classifier, Prediction
+    from ccnn_geo.pretrained.predictor import Classifier, Prediction
 
 HELP = "name the classes of meshes and clouds"
 _MESH_SUFFIXES = (".off", ".obj", ".ply", ".stl")
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Classify the files and return the exit code."""
-    from ccnn_geo.prediction import DEFAULT_WEIGHTS, Classifier
+    from ccnn_geo.pretrained.predictor import DEFAULT_WEIGHTS, Classifier
 
     files = _collect(options.files)
     _check_device(options.device)
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _collect(paths: list[Path]) -> list[Path]:
     """List the files, and those of the folders."""
-    from ccnn_geo.datasets.readers import SUFFIXES
+    from ccnn_geo.datasets.io.readers import SUFFIXES
 
     files = []
     for path in paths:
@@ -153,7 +153,7 @@ def _print_table(entry: dict[str, Any]) -> None:
 def _write_page(
     file: Path, classifier: Classifier, predictions: dict[str, Prediction], top: int
 ) -> None:
-    from ccnn_geo.interactive import cloud_figure, write_page
+    from ccnn_geo.visualization.interactive import cloud_figure, write_page
 
     figures = []
     for name, prediction in predictions.items():
@@ -172,7 +172,7 @@ def _write_page(
 
 def _check_output(file: Path) -> None:
     """Find out before the work is done whether the picture can be made and written."""
-    from ccnn_geo.interactive import require_plotly
+    from ccnn_geo.visualization.interactive import require_plotly
 
     require_plotly()
     if file.is_dir():

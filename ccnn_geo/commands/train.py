@@ -20,8 +20,8 @@ def train(arguments: Sequence[str]) -> int:
         arguments: What stands after `train`.
     """
     from ccnn_geo.datasets import PointCloudDataModule
-    from ccnn_geo.experiment import PointCloudCLI
-    from ccnn_geo.training import CCNNClassifier
+    from ccnn_geo.training.classifier import CCNNClassifier
+    from ccnn_geo.training.cli import PointCloudCLI
 
     command_line = sys.argv
     try:

@@ -12,11 +12,11 @@ from torch_geometric.nn import global_max_pool, global_mean_pool
 from ccnn_geo.nn.blocks import CCNNBlock, Convolve, FlexBlock, ResidualBlock, S4Block
 from ccnn_geo.nn.checks import check_finite, check_signals
 from ccnn_geo.nn.conv import CKConvMP
-from ccnn_geo.nn.grid import Grid, kernel_taps, mask_from_lengths, training_grid
+from ccnn_geo.nn.domains import Grid, kernel_taps, mask_from_lengths, training_grid
 from ccnn_geo.nn.kernels import KernelNetwork
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear, reset_linear
-from ccnn_geo.nn.pretrained import PretrainedModule, remember_arguments
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
+from ccnn_geo.pretrained.model import PretrainedModule, remember_arguments
 
 
 class CCNN(PretrainedModule):
@@ -246,7 +246,7 @@ class CCNN(PretrainedModule):
         spacing = self.stem.spacing if spacing is None else spacing
         grid = Grid.of(x, spacing, mask=mask, weight=weight, method=method)
         convs = [module for module in self.modules() if isinstance(module, CKConvMP)]
-        taps = dict(zip(convs, kernel_taps([conv.geometry() for conv in convs], grid), strict=True))
+        taps = dict(zip(convs, kernel_taps([conv.support() for conv in convs], grid), strict=True))
 
         def convolve(conv: CKConvMP, hidden: Tensor) -> Tensor:
             return conv.on_grid(hidden, grid, taps[conv])

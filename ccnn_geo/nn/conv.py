@@ -14,8 +14,8 @@ from ccnn_geo.nn.conv_grid import ConvolvesGrids, OnGrid
 from ccnn_geo.nn.kernels import KernelNetwork, MAGNet
 from ccnn_geo.nn.pointwise import PointwiseLinear, linear
 from ccnn_geo.nn.window import GaussianWindow
-from ccnn_geo.ops import KernelGeometry, Neighborhood, point_conv, relative_offsets
-from ccnn_geo.ops.grids.positions import per_axis
+from ccnn_geo.ops import KernelSupport, Neighborhood, point_conv, relative_offsets
+from ccnn_geo.ops.grid_positions import per_axis
 
 PairTensor = tuple[Tensor, Tensor]
 OptPairTensor = tuple[Tensor, Tensor | None]
@@ -210,18 +210,18 @@ class CKConvMP(ConvolvesGrids, MessagePassing):
 
         PyG's explainers and message hooks see this one.
         """
-        geometry = self.geometry()
-        offsets = relative_offsets(geometry.to_kernel_unit(pos_j), geometry.to_kernel_unit(pos_i))
-        basis = geometry.basis(offsets, self.kernel.magnet_weights() or self.kernel.features)
+        support = self.support()
+        offsets = relative_offsets(support.to_kernel_unit(pos_j), support.to_kernel_unit(pos_i))
+        basis = support.basis(offsets, self.kernel.magnet_weights() or self.kernel.features)
         if weight_j is not None:
             x_j = x_j * weight_j
         if self.separable:
             return (basis @ self.readout().T) * x_j
         return torch.einsum("eh,och,ec->eo", basis, self.readout(), x_j)
 
-    def geometry(self) -> KernelGeometry:
+    def support(self) -> KernelSupport:
         """The kernel's support and window as they are now."""
-        return KernelGeometry(
+        return KernelSupport(
             self.window.log_width,
             self.dim,
             extent=self.extent,
@@ -293,7 +293,7 @@ class CKConvMP(ConvolvesGrids, MessagePassing):
             neighbors,
             self.kernel.magnet_weights() or self.kernel.features,
             readout,
-            self.geometry(),
+            self.support(),
             weight=weight,
             with_moment=with_moment,
         )

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ccnn_geo.nn.checks import check_finite, check_signals
-from ccnn_geo.nn.grid import Grid, kernel_taps, training_grid
+from ccnn_geo.nn.domains import Grid, kernel_taps, training_grid
 from ccnn_geo.nn.kernels import KernelNetwork
-from ccnn_geo.ops import KernelGeometry, grid_conv
-from ccnn_geo.ops.geometry import Taps
+from ccnn_geo.ops import KernelSupport, grid_conv
+from ccnn_geo.ops.kernel_support import Taps
 
 
 class OnGrid(NamedTuple):
@@ -113,7 +113,7 @@ class ConvolvesGrids:
             grid: The grid.
             taps: What `kernel_taps` gives for this layer, which spares a GPU the wait for it.
         """
-        taps = kernel_taps([self.geometry()], grid)[0] if taps is None else taps
+        taps = kernel_taps([self.support()], grid)[0] if taps is None else taps
         signals = grid.signals(features)
         if grid.weight is not None:
             signals = signals * grid.weight.to(signals.dtype).view(-1, 1, *grid.size)
@@ -130,11 +130,11 @@ class ConvolvesGrids:
 
     def _basis(self, place: OnGrid) -> Tensor:
         """Windowed features at every tap of a grid, `[K, H + 1]`."""
-        geometry = self.geometry()
-        offsets = geometry.tap_offsets(*place)
-        return geometry.basis(offsets, self.kernel.magnet_weights() or self.kernel.features)
+        support = self.support()
+        offsets = support.tap_offsets(*place)
+        return support.basis(offsets, self.kernel.magnet_weights() or self.kernel.features)
 
-    def geometry(self) -> KernelGeometry:
+    def support(self) -> KernelSupport:
         """The kernel's support and window as they are now."""
         raise NotImplementedError
 

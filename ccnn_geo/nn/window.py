@@ -3,14 +3,14 @@
 import torch
 from torch import nn
 
-from ccnn_geo.ops.grids.positions import per_axis
+from ccnn_geo.ops.grid_positions import per_axis
 
 
 class GaussianWindow(nn.Module):
     r"""The learnable width of a kernel: :math:`g(u) = \exp(-\tfrac12 \|u / \sigma\|^2)`.
 
     FlexConv's window (Romero et al. 2022, Eq. 5), with the logarithm of the width as parameter, so
-    that it stays positive. `log_width` is what `KernelGeometry` evaluates.
+    that it stays positive. `log_width` is what `KernelSupport` evaluates.
 
     Args:
         dim: Number of coordinates, D.

@@ -1,16 +1,16 @@
 """Functions on tensors: neighbour search and the continuous convolution."""
 
-from ccnn_geo.ops.backends import backends, use_backend
-from ccnn_geo.ops.geometry import KernelGeometry
-from ccnn_geo.ops.grids.conv import grid_conv
-from ccnn_geo.ops.grids.positions import dense_graph, grid_positions
+from ccnn_geo.ops.grid_conv import grid_conv
+from ccnn_geo.ops.grid_positions import dense_graph, grid_positions
+from ccnn_geo.ops.kernel_support import KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights, magnet_features
+from ccnn_geo.ops.neighbor_search import knn_graph, nearest_neighbors, radius_graph
 from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
-from ccnn_geo.ops.neighbors import knn_graph, nearest_neighbors, radius_graph
+from ccnn_geo.ops.point_backends.registry import backends, use_backend
 from ccnn_geo.ops.point_conv import point_conv
 
 __all__ = [
-    "KernelGeometry",
+    "KernelSupport",
     "MAGNetWeights",
     "Neighborhood",
     "backends",

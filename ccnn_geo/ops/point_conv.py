@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops import recorded
-from ccnn_geo.ops.backends import choose_backend, is_deterministic
-from ccnn_geo.ops.geometry import Features, KernelGeometry
+from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
-from ccnn_geo.ops.magnet_conv import MagnetConv, magnet_conv
-from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
+from ccnn_geo.ops.neighborhood import Neighborhood
+from ccnn_geo.ops.point_backends import autograd, reference
+from ccnn_geo.ops.point_backends.operator import MagnetConv, magnet_conv
+from ccnn_geo.ops.point_backends.registry import choose_backend, is_deterministic
 
 
 def point_conv(
@@ -19,7 +19,7 @@ def point_conv(
     neighbors: Neighborhood,
     features: Features,
     readout: Tensor,
-    geometry: KernelGeometry,
+    support: KernelSupport,
     *,
     weight: Tensor | None = None,
     with_moment: bool = False,
@@ -38,7 +38,7 @@ def point_conv(
             all backends fuse, or any function from `[..., D]` to `[..., H]`.
         readout: The last linear layer with its bias as the last column, `[C, H + 1]` (depthwise) or
             `[O, C, H + 1]` (full).
-        geometry: Support and window of the kernel.
+        support: Support and window of the kernel.
         weight: Quadrature weight of every source, `[S]`.
         with_moment: Whether to return the second moment of the basis too, for `kernel_penalty`.
         backend: `"auto"`, `"reference"`, `"torch"`, `"native"` or `"triton"`; functions other than
@@ -61,40 +61,19 @@ def point_conv(
     with torch.autocast(x.device.type, enabled=False):
         x = x.to(readout.dtype)
         shared = target is source
-        source = geometry.to_kernel_unit(source)
-        target = source if shared else geometry.to_kernel_unit(target)
+        source = support.to_kernel_unit(source)
+        target = source if shared else support.to_kernel_unit(target)
         operands = x, source, target, neighbors
         if name == "reference":
-            output, moment = _reference(*operands, features, readout, geometry, with_moment)
+            output, moment = reference.convolve(*operands, features, readout, support, with_moment)
         elif isinstance(features, MAGNetWeights) and not (
-            name == "torch" and recorded.suits_magnet(neighbors, features, x.size(1))
+            name == "torch" and autograd.suits_magnet(neighbors, features, x.size(1))
         ):
-            output, moment = _fused(*operands, features, readout, geometry, with_moment, name)
+            output, moment = _fused(*operands, features, readout, support, with_moment, name)
         else:
-            output, moment = recorded.convolve(*operands, features, readout, geometry, with_moment)
+            output, moment = autograd.convolve(*operands, features, readout, support, with_moment)
         moment = moment / max(neighbors.num_targets, 1)
     return output.to(input_dtype), moment if with_moment else None
-
-
-def _reference(
-    x: Tensor,
-    source: Tensor,
-    target: Tensor,
-    neighbors: Neighborhood,
-    features: Features,
-    readout: Tensor,
-    geometry: KernelGeometry,
-    with_moment: bool,
-) -> tuple[Tensor, Tensor]:
-    """The definition, edge by edge: materialises the kernel of every edge."""
-    j, i = neighbors.edge_index
-    basis = geometry.basis(relative_offsets(source[j], target[i]), features)
-    if readout.dim() == 2:
-        messages = (basis @ readout.T) * x[j]
-    else:
-        messages = torch.einsum("eh,och,ec->eo", basis, readout, x[j])
-    output = x.new_zeros(neighbors.num_targets, messages.size(1)).index_add(0, i, messages)
-    return output, basis.T @ basis if with_moment else x.new_zeros(())
 
 
 def _fused(
@@ -104,7 +83,7 @@ def _fused(
     neighbors: Neighborhood,
     network: MAGNetWeights,
     readout: Tensor,
-    geometry: KernelGeometry,
+    support: KernelSupport,
     with_moment: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
@@ -121,9 +100,9 @@ def _fused(
         neighbors.pointer,
         neighbors.degree,
         *reverse,
-        geometry.bounds,
-        geometry.inverse_sigma.contiguous(),
-        MAGNetWeights(*(part.contiguous() for part in network.shifted(geometry.shift))),
+        support.bounds,
+        support.inverse_sigma.contiguous(),
+        MAGNetWeights(*(part.contiguous() for part in network.shifted(support.shift))),
         readout.contiguous() if depthwise else None,
     )
     output, moment = magnet_conv(call, with_moment=with_moment, backend=backend)

@@ -1,0 +1,1 @@
+"""Implementations of the convolution on points, each in the folder of its name."""

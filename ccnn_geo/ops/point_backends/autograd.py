@@ -1,0 +1,132 @@
+"""The convolution as autograd records it: for any kernel network, and for few edges.
+
+Few edges are taken in one piece and what backward needs is kept: neither tiles nor recomputing them
+would pay. More are taken in tiles, of which all but the first are recomputed in backward.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ccnn_geo.ops.kernel_support import Features, KernelSupport
+from ccnn_geo.ops.magnet import MAGNetWeights
+from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
+from ccnn_geo.ops.point_backends.gabor_polynomials import coefficients
+from ccnn_geo.ops.point_backends.tiling import Tile, tiles
+
+MAX_MAGNET_ELEMENTS = 2**19
+"""Values of all filters, and of all features, that a MAGNet's edges may have together. More are
+faster in the tiles of a fused backend."""
+
+MAX_ELEMENTS = 2**22
+"""Windowed features of the offsets and features of the sources that a piece or tile may hold."""
+
+_FEW_NEIGHBORS = 16
+
+
+def suits_magnet(neighbors: Neighborhood, network: MAGNetWeights, channels: int) -> bool:
+    """Whether a MAGNet's edges are so few that `convolve` is faster than a fused backend."""
+    return neighbors.num_slots * (network.phases.numel() + channels) <= MAX_MAGNET_ELEMENTS
+
+
+def convolve(
+    x: Tensor,
+    source: Tensor,
+    target: Tensor,
+    neighbors: Neighborhood,
+    features: Features,
+    readout: Tensor,
+    support: KernelSupport,
+    with_moment: bool,
+) -> tuple[Tensor, Tensor]:
+    """Evaluate a convolution, see `ccnn_geo.ops.point_conv`.
+
+    Args:
+        x: Features of the sources, `[S, C]`.
+        source: Positions of the sources in units of the extent, `[S, D]`.
+        target: Those of the targets, `[T, D]`.
+        neighbors: The graph.
+        features: The kernel network.
+        readout: Its last layer, `[C, H + 1]` or `[O, C, H + 1]`.
+        support: Support and window.
+        with_moment: Whether the sum of the basis' second moments is wanted as well.
+
+    Returns:
+        The output, `[T, C]` or `[T, O]`, and the moment, `[H + 1, H + 1]` (else a zero).
+    """
+    channels, width = readout.shape[-2:]
+    max_edges = max(1, MAX_ELEMENTS // (width + channels))
+    # Full kernels on a list of edges would need an aggregate for every edge.
+    listed = neighbors.pointer is not None
+    if neighbors.num_slots <= max_edges and not (listed and readout.dim() == 3):
+        j, i = neighbors.source, neighbors.target
+        offsets = relative_offsets(source.index_select(0, j), target.index_select(0, i))
+        basis = _basis(offsets, features, support, neighbors.occupied)
+        values = x.index_select(0, j)
+        if listed:
+            messages = (basis @ readout.T) * values
+            output = messages.new_zeros(len(target), channels)
+            output = output.index_add(0, i, messages)
+        else:
+            output = _contract(basis, values, (len(target), neighbors.degree), readout)
+        return output, basis.T @ basis if with_moment else x.new_zeros(())
+
+    def convolve_tile(tile: Tile) -> tuple[Tensor, Tensor]:
+        j, (count, degree) = tile.table.clamp(min=0).view(-1), tile.table.shape
+        centers = target[tile.rows].repeat_interleave(degree, 0, output_size=count * degree)
+        offsets = relative_offsets(source.index_select(0, j), centers)
+        basis = _basis(offsets, features, support, tile.table.view(-1) >= 0)
+        output = _contract(basis, x.index_select(0, j), (count, degree), readout)
+        return output, basis.T @ basis if with_moment else x.new_zeros(())
+
+    rows: list[Tensor] = []
+    outputs: list[Tensor] = []
+    moment = x.new_zeros(())
+    all_targets = torch.arange(len(target), device=x.device)
+    for tile in tiles(neighbors.index, neighbors.pointer, neighbors.degree, len(target), max_edges):
+        if outputs:
+            output, tile_moment = checkpoint(convolve_tile, tile, use_reentrant=False)
+        else:
+            output, tile_moment = convolve_tile(tile)
+        rows.append(all_targets[tile.rows])
+        outputs.append(output)
+        moment = moment + tile_moment
+    empty = x.new_zeros(len(target), readout.size(0))
+    return (empty.index_copy(0, torch.cat(rows), torch.cat(outputs)) if outputs else empty), moment
+
+
+def _contract(basis: Tensor, values: Tensor, table: tuple[int, int], readout: Tensor) -> Tensor:
+    """Sum kernel values times features over the edges of a table of targets, `[T, K]`."""
+    channels, width = readout.shape[-2:]
+    if readout.dim() == 2 and table[1] <= max(width // 2, _FEW_NEIGHBORS):
+        # The kernels of so few edges are smaller than the sum of their features, or the products
+        # too small to be worth their calls.
+        return ((basis @ readout.T) * values).view(*table, channels).sum(1)
+    aggregate = values.view(*table, channels).mT @ basis.view(*table, width)
+    if readout.dim() == 2:
+        return (aggregate * readout).sum(-1)
+    return aggregate.flatten(1) @ readout.flatten(1).T
+
+
+def _basis(
+    offsets: Tensor, features: Features, support: KernelSupport, counts: Tensor | None
+) -> Tensor:
+    """What `KernelSupport.basis` gives, `[E, H + 1]`, by fewer and larger operations."""
+    if not isinstance(features, MAGNetWeights):
+        return support.basis(offsets, features, counts)
+    network = features.shifted(support.shift)
+    layers, width = network.phases.shape
+    exact = coefficients(network, support.inverse_sigma)
+    monomials = torch.cat([offsets, torch.ones_like(offsets[:, :1]), offsets.square()], -1)
+    # Exponents may be small differences of large terms.
+    exponents = torch.cat([exact.exponent.transpose(0, 1).flatten(1), exact.window[:, None]], -1)
+    envelopes = (monomials.double() @ exponents).to(offsets.dtype).exp()
+    angles = exact.angle.transpose(0, 1).flatten(1).to(offsets.dtype)
+    sines = (monomials[:, : len(angles)] @ angles).sin()
+    hidden, *filters = (envelopes[:, :-1] * sines).view(-1, layers, width).unbind(1)
+    for values, weight, bias in zip(filters, network.weights, network.biases, strict=True):
+        hidden = values * torch.addmm(bias, hidden, weight.T)
+    inside = support.inside(offsets, counts)
+    return torch.cat([hidden, envelopes[:, -1:]], -1) * inside.unsqueeze(-1)

@@ -1,0 +1,175 @@
+"""The fused convolution in C++, for the CPU.
+
+The library is compiled on the machine that runs it, for its CPU: `python -m ccnn_geo build`.
+Nothing is ever compiled unasked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ccnn_geo.ops.magnet import MAGNetWeights
+from ccnn_geo.ops.point_backends.native import builds
+from ccnn_geo.ops.point_backends.operator import MagnetConv, MagnetConvGradients
+
+_SOURCE_BUFFER_BYTES = 2**26
+_DONE, _OUT_OF_MEMORY, _BAD_INDEX = 0, 1, 2
+
+
+class _Call(ctypes.Structure):
+    """`CcnnGeoCall` of csrc/magnet_conv.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "sources", "targets", "dim", "channels", "layers", "width", "slots", "degree",
+            "threads", "buffer_bytes",
+        )),
+        *((name, ctypes.c_void_p) for name in (
+            "index", "pointer", "x", "source", "target", "bounds", "inverse_sigma", "centers",
+            "inverse_widths", "frequencies", "phases", "weights", "biases", "readout",
+        )),
+    ]  # fmt: skip
+
+
+class _Gradients(ctypes.Structure):
+    """`CcnnGeoGradients` of csrc/magnet_conv.h."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p) for name in (
+            "x", "source", "target", "inverse_sigma", "centers", "inverse_widths", "frequencies",
+            "phases", "weights", "biases", "readout",
+        )
+    ]  # fmt: skip
+
+
+_libraries: dict[Path, ctypes.CDLL] = {}
+_failures: dict[tuple[Path, int | None], str] = {}
+
+
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why this backend cannot take such tensors, or None if it can."""
+    if device.type != "cpu":
+        return f"it runs on the CPU, not on {device.type}"
+    if dtype not in builds.SCALARS:
+        return f"it computes in float32 and float64, not in {dtype}"
+    try:
+        _library()
+    except builds.NotBuiltError as error:
+        return str(error)
+    return None
+
+
+def build(*, verbose: bool = False) -> Path:
+    """Compile this backend for this machine, see `builds.build`."""
+    path = builds.build(verbose=verbose)
+    _libraries.pop(builds.manifest_path(), None)
+    _failures.clear()
+    return path
+
+
+def forward(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
+    """Evaluate a call, see `ccnn_geo.ops.point_backends.operator.MagnetConv`."""
+    width = call.network.phases.size(1) + 1
+    shape = (call.target.size(0), call.x.size(1)) + (() if call.readout is not None else (width,))
+    output = call.x.new_empty(shape)
+    moment = call.x.new_empty((width, width) if with_moment else (0,))
+    operands = _Operands(call)
+    _run("forward", call, operands.structure, _address(output), _address(moment))
+    return output, moment
+
+
+def backward(
+    call: MagnetConv,
+    grad_output: Tensor,
+    grad_moment: Tensor | None,
+    needs_x: bool,
+    needs_pos: bool,
+) -> MagnetConvGradients:
+    """Differentiate a call: recompute every tile, then push the gradients through it."""
+
+    def empty(part: Tensor) -> Tensor:
+        return part.new_empty(part.shape)
+
+    grads = MagnetConvGradients(
+        empty(call.x) if needs_x else None,
+        empty(call.source) if needs_pos else None,
+        empty(call.target) if needs_pos else None,
+        empty(call.inverse_sigma),
+        MAGNetWeights(*(empty(part) for part in call.network)),
+        None if call.readout is None else empty(call.readout),
+    )
+    flat = [grads.x, grads.source, grads.target, grads.inverse_sigma, *grads.network, grads.readout]
+    operands = _Operands(call)
+    given = [grad_output.contiguous(), None if grad_moment is None else grad_moment.contiguous()]
+    gradients = _Gradients(*(_address(part) for part in flat))
+    _run(
+        "backward", call, operands.structure, *(_address(part) for part in given),
+        ctypes.byref(gradients),
+    )  # fmt: skip
+    return grads
+
+
+class _Operands:
+    """The structure that describes a call, and the tensors that it points into."""
+
+    def __init__(self, call: MagnetConv) -> None:
+        layers, width = call.network.phases.shape
+        tensors = [
+            call.index, call.pointer, call.x, call.source, call.target, call.bounds,
+            call.inverse_sigma, *call.network, call.readout,
+        ]  # fmt: skip
+        for each in tensors[2:]:
+            if each is not None and each.dtype != call.x.dtype:
+                raise TypeError(f"Expected all operands in {call.x.dtype}, got {each.dtype}")
+        if call.pointer is not None and call.pointer.numel() != call.target.size(0) + 1:
+            raise ValueError(
+                f"Expected `pointer` of {call.target.size(0) + 1} entries, got "
+                f"{call.pointer.numel()}"
+            )
+        self._alive = [None if each is None else each.contiguous() for each in tensors]
+        self.structure = ctypes.byref(
+            _Call(
+                call.source.size(0), call.target.size(0), call.source.size(1), call.x.size(1),
+                layers, width, call.index.numel(), call.degree, torch.get_num_threads(),
+                _SOURCE_BUFFER_BYTES, *(_address(each) for each in self._alive),
+            )
+        )  # fmt: skip
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return tensor.data_ptr() or None if tensor is not None else None
+
+
+def _run(name: str, call: MagnetConv, *arguments: object) -> None:
+    function = getattr(_library(), f"ccnn_geo_{name}_{builds.SCALARS[call.x.dtype]}")
+    status = function(*arguments)
+    if status == _BAD_INDEX:
+        raise IndexError("Expected `index` and `pointer` to name existing sources and slots")
+    if status == _OUT_OF_MEMORY:
+        raise MemoryError(f"The native backend ran out of memory in its {name} pass")
+    if status != _DONE:
+        raise RuntimeError(f"The native backend failed in its {name} pass with status {status}")
+
+
+def _library() -> ctypes.CDLL:
+    """The library, looked for again only where a new manifest has appeared."""
+    path = builds.manifest_path()
+    if path in _libraries:
+        return _libraries[path]
+    state = path, path.stat().st_mtime_ns if path.exists() else None
+    if state in _failures:
+        raise builds.NotBuiltError(_failures[state])
+    try:
+        library = builds.load()
+    except builds.NotBuiltError as error:
+        _failures[state] = str(error)
+        raise
+    for name, count in (("forward", 3), ("backward", 4)):
+        for scalar in builds.SCALARS.values():
+            getattr(library, f"ccnn_geo_{name}_{scalar}").argtypes = [ctypes.c_void_p] * count
+    _libraries[path] = library
+    return library

@@ -1,0 +1,1 @@
+"""Trained networks in files, and predictions with them."""

@@ -1,0 +1,38 @@
+"""Training with Lightning, which is imported on demand."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ccnn_geo.training.optim import parameter_groups, warmup_cosine
+
+if TYPE_CHECKING:
+    from ccnn_geo.training.classifier import CCNNClassifier, ClassMeanAccuracy
+    from ccnn_geo.training.cli import ExperimentCLI, PointCloudCLI, SignalCLI
+    from ccnn_geo.training.report import RunReport
+
+_ON_DEMAND = {
+    "CCNNClassifier": "classifier",
+    "ClassMeanAccuracy": "classifier",
+    "ExperimentCLI": "cli",
+    "PointCloudCLI": "cli",
+    "SignalCLI": "cli",
+    "RunReport": "report",
+}
+
+__all__ = [
+    "CCNNClassifier",
+    "ClassMeanAccuracy",
+    "ExperimentCLI",
+    "PointCloudCLI",
+    "RunReport",
+    "SignalCLI",
+    "parameter_groups",
+    "warmup_cosine",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs Lightning when it is first used."""
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ON_DEMAND[name]}"), name)

@@ -1,0 +1,146 @@
+"""Transforms from a mesh or a raw cloud to the input of a network."""
+
+from collections.abc import Sequence
+
+import torch
+from torch_geometric.data import Data
+
+from ccnn_geo.transforms.base import DrawPoints, ShowsOptions, require_tensor
+from ccnn_geo.transforms.functional import (
+    NormalizationMethod,
+    estimate_normals,
+    normalize_positions,
+    sample_surface,
+)
+
+__all__ = ["EstimateNormals", "NormalizePositions", "SampleMesh", "StackFeatures"]
+
+
+class SampleMesh(DrawPoints):
+    r"""Replaces a mesh by points drawn uniformly from its surface, with the normals of their faces.
+
+    A face is drawn in proportion to its area, so that faces of zero area never are. Every attribute
+    that belonged to the vertices goes with them, and so does ``face``.
+
+    Args:
+        num_points: Number of points to draw.
+        seed: If given, a mesh gets the same points every time. Otherwise every call draws afresh.
+        generator: Source of randomness where there is no seed; torch's global one by default.
+
+    Shapes:
+        - **input:** ``pos`` :math:`[V, 3]`, ``face`` :math:`[3, F]`
+        - **output:** ``pos`` :math:`[P, 3]`, ``normal`` :math:`[P, 3]`
+
+    Raises:
+        ValueError: If ``pos`` or ``face`` is missing or of the wrong shape, if an index is out of
+            range, if a vertex is not finite, or if the mesh has no area.
+    """
+
+    def forward(self, data: Data) -> Data:
+        """Samples one mesh."""
+        pos, face = require_tensor(data, "pos", 3), require_tensor(data, "face")
+        if face.dim() != 2 or face.size(0) != 3:
+            raise ValueError(f"Expected `face` of shape [3, F], got {list(face.shape)}")
+        if face.numel() > 0 and not 0 <= int(face.min()) <= int(face.max()) < len(pos):
+            raise ValueError(f"Expected `face` to index {len(pos)} vertices, got others too")
+        seed = self.seed
+        if seed is None:
+            seed = int(torch.randint(2**63 - 1, (), generator=self.generator))
+        points, normals = sample_surface(
+            pos.numpy(force=True), face.t().numpy(force=True), self.num_points, seed=seed
+        )
+        for key in [key for key in data.node_attrs() if key not in ("pos", "face")]:
+            del data[key]
+        del data["face"]
+        data.pos = torch.from_numpy(points).to(pos)
+        data.normal = torch.from_numpy(normals).to(pos)
+        return data
+
+
+class NormalizePositions(ShowsOptions):
+    r"""Moves the centre of mass of a cloud to the origin and scales it to unit size.
+
+    Args:
+        method: ``"box"`` scales to :math:`[-1, 1]^D` by the largest absolute coordinate, ``"ball"``
+            to the unit ball by the largest distance from the centre.
+
+    Shapes:
+        - ``pos`` :math:`[N, D]`; all zero if all positions are the same
+
+    Raises:
+        ValueError: If the method is unknown, or if ``pos`` is missing, empty or not finite.
+    """
+
+    def __init__(self, method: NormalizationMethod = "box") -> None:
+        if method not in ("box", "ball"):
+            raise ValueError(f"Expected `method` to be 'box' or 'ball', got {method!r}")
+        self.method: NormalizationMethod = method
+
+    def forward(self, data: Data) -> Data:
+        """Normalises one cloud."""
+        pos = require_tensor(data, "pos")
+        if pos.size(0) == 0 or not bool(pos.isfinite().all()):
+            raise ValueError("Expected `pos` with at least one point, all of them finite")
+        data.pos = normalize_positions(pos, self.method)
+        return data
+
+
+class EstimateNormals(ShowsOptions):
+    r"""Adds normals to a cloud by fitting planes to neighbourhoods, with open3d.
+
+    They look away from the centre of mass of the cloud, since a plane alone has two sides.
+
+    Args:
+        num_neighbors: Points, the point itself among them, to which a plane is fitted.
+
+    Shapes:
+        - **input:** ``pos`` :math:`[N, 3]`
+        - **output:** ``normal`` :math:`[N, 3]`, of unit length
+
+    Raises:
+        ValueError: If ``pos`` is missing or of the wrong shape, or if there are fewer than three
+            points.
+        ImportError: If open3d is not installed.
+    """
+
+    def __init__(self, num_neighbors: int = 30) -> None:
+        if num_neighbors < 3:
+            raise ValueError(f"Expected `num_neighbors` to be at least 3, got {num_neighbors}")
+        self.num_neighbors = num_neighbors
+
+    def forward(self, data: Data) -> Data:
+        """Estimates the normals of one cloud."""
+        pos = require_tensor(data, "pos", 3)
+        normals = estimate_normals(pos.numpy(force=True), num_neighbors=self.num_neighbors)
+        data.normal = torch.from_numpy(normals).to(pos)
+        return data
+
+
+class StackFeatures(ShowsOptions):
+    r"""Stacks attributes of the points into the features ``x`` that a network takes in.
+
+    Args:
+        attributes: Names, in the order of the channels. The default, normals then positions, makes
+            the six channels of the published point-cloud models.
+
+    Shapes:
+        - **input:** the attributes :math:`[N, C_i]`
+        - **output:** ``x`` :math:`[N, \sum_i C_i]`
+
+    Raises:
+        ValueError: If no attribute is named, if one is missing, or if one is not two-dimensional.
+    """
+
+    def __init__(self, attributes: Sequence[str] = ("normal", "pos")) -> None:
+        if isinstance(attributes, str) or len(attributes) == 0:
+            raise ValueError(f"Expected `attributes` to be a sequence of names, got {attributes!r}")
+        self.attributes = tuple(attributes)
+
+    def forward(self, data: Data) -> Data:
+        """Stacks the features of one cloud."""
+        columns = [require_tensor(data, name) for name in self.attributes]
+        for name, column in zip(self.attributes, columns, strict=True):
+            if column.dim() != 2:
+                raise ValueError(f"Expected `{name}` of shape [N, C], got {list(column.shape)}")
+        data.x = torch.cat(columns, dim=-1)
+        return data

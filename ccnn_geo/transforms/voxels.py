@@ -1,0 +1,199 @@
+"""Clouds as voxels and back: PyG transforms, and a view in open3d.
+
+The grid has `resolution` cells along each axis of the box [-1, 1]. A voxel's place is the middle of
+its cell, and that is also its feature (Knigge et al. 2023, App. C, ModelNet10).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from ccnn_geo.transforms.base import ShowsOptions, require_tensor
+from ccnn_geo.transforms.functional import import_open3d, subset_indices
+
+__all__ = [
+    "VoxelsToPoints",
+    "Voxelize",
+    "occupied_cells",
+    "open3d_voxels",
+    "voxel_cells",
+    "voxel_centers",
+]
+
+_TOLERANCE = 1e-4
+
+
+class Voxelize(ShowsOptions):
+    r"""Replaces a cloud by the voxels that its points occupy.
+
+    The points are binned; an occupied voxel's feature `x` is its location, however many points it
+    holds. Of more than `max_voxels` voxels as many are kept at random; fewer stay fewer, so that no
+    voxel is there twice. All other attributes of the points go, since they belong to no voxel.
+
+    Args:
+        resolution: Cells along each axis, R.
+        max_voxels: The most voxels to keep, V_max; all of them by default.
+        dense: Whether to give grids instead of points: channels first, with a mask of the voxels
+            that are occupied, and zeros in all the others.
+        generator: Source of randomness; torch's global one by default.
+
+    Shapes:
+        - **input:** `pos [N, D]`, in [-1, 1]
+        - **output:** `pos [V, D]`, `x [V, D]` and the cells `voxel [V, D]`, int64, in the order of
+          the cells; or where `dense`, `x [1, D, R, ..., R]` and `mask [1, R, ..., R]`, bool, which
+          a loader stacks to batches
+
+    Raises:
+        ValueError: If a number is below 1, or if `pos` is missing, empty or not within [-1, 1].
+    """
+
+    def __init__(
+        self,
+        resolution: int = 40,
+        max_voxels: int | None = None,
+        *,
+        dense: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if resolution < 1:
+            raise ValueError(f"Expected `resolution` to be at least 1, got {resolution}")
+        if max_voxels is not None and max_voxels < 1:
+            raise ValueError(f"Expected `max_voxels` to be at least 1, got {max_voxels}")
+        self.resolution = resolution
+        self.max_voxels = max_voxels
+        self.dense = dense
+        self.generator = generator
+
+    def forward(self, data: Data) -> Data:
+        """Voxelises one cloud."""
+        pos = require_tensor(data, "pos")
+        cells = occupied_cells(pos, self.resolution)
+        if self.max_voxels is not None:
+            kept = subset_indices(len(cells), self.max_voxels, self.generator)
+            cells = cells[kept.sort().values.to(cells.device)]
+        for key in [key for key in data.node_attrs() if key != "y"]:
+            del data[key]
+        centers = voxel_centers(cells, self.resolution).to(pos)
+        if not self.dense:
+            data.pos, data.x, data.voxel = centers, centers.clone(), cells
+            return data
+        shape = (self.resolution,) * cells.size(1)
+        mask = torch.zeros(shape, dtype=torch.bool, device=pos.device)
+        mask[cells.unbind(1)] = True
+        # The cells are in the order in which a mask picks its own.
+        grid = pos.new_zeros(cells.size(1), *shape)
+        grid[:, mask] = centers.t()
+        data.mask, data.x = mask.unsqueeze(0), grid.unsqueeze(0)
+        return data
+
+
+class VoxelsToPoints(ShowsOptions):
+    r"""Replaces grids by the points in the middle of their occupied voxels, with their features.
+
+    It undoes the second half of :class:`Voxelize`: the points are those that it gives where it is
+    not `dense`. It also takes what a network makes of a grid, whatever its channels.
+
+    Shapes:
+        - **input:** `x [1, C, *S]` and `mask [1, *S]`, bool, the grid of D axes S over [-1, 1]
+        - **output:** `pos [V, D]`, `x [V, C]` and the cells `voxel [V, D]`, int64
+
+    Raises:
+        ValueError: If `x` or `mask` is missing, or if their shapes or types do not fit.
+    """
+
+    def forward(self, data: Data) -> Data:
+        """Turns one pair of grids into a cloud."""
+        x, mask = require_tensor(data, "x"), require_tensor(data, "mask")
+        shape = mask.shape[1:]
+        if mask.dtype != torch.bool or len(mask) != 1 or len(shape) == 0:
+            raise ValueError(
+                f"Expected `mask` of shape [1, *S] and type bool, got {list(mask.shape)} and "
+                f"{mask.dtype}"
+            )
+        if x.dim() != len(shape) + 2 or (len(x), x.shape[2:]) != (1, shape):
+            raise ValueError(f"Expected `x` of shape [1, C, {list(shape)}], got {list(x.shape)}")
+        cells = mask[0].nonzero()
+        del data["mask"]
+        data.x = x[0][:, mask[0]].t().contiguous()
+        data.pos = voxel_centers(cells, tuple(shape)).to(x)
+        data.voxel = cells
+        return data
+
+
+def voxel_cells(pos: Tensor, resolution: int) -> Tensor:
+    """Returns the cell of every point of a cloud.
+
+    Args:
+        pos: Positions in [-1, 1], `[N, D]`.
+        resolution: Cells along each axis, R.
+
+    Returns:
+        Numbers from 0 to R - 1, `[N, D]`, int64. A point between two cells is in the higher one.
+
+    Raises:
+        ValueError: If there is no point, or one that is not within [-1, 1].
+    """
+    if pos.dim() != 2 or len(pos) == 0:
+        raise ValueError(f"Expected `pos` of shape [N, D] with N >= 1, got {list(pos.shape)}")
+    reach = float(pos.abs().max())
+    if not reach <= 1 + _TOLERANCE:
+        raise ValueError(
+            f"Expected `pos` in [-1, 1], got coordinates as large as {reach:g}: normalise first"
+        )
+    # Rounding must not put the middle of a cell, or its lower end, into the cell before it.
+    cells = ((pos.double() + 1) * (resolution / 2) + 1e-6).floor()
+    return cells.long().clamp(0, resolution - 1)
+
+
+def occupied_cells(pos: Tensor, resolution: int) -> Tensor:
+    """Returns every cell that holds a point once, `[V, D]`, the last coordinate varying fastest.
+
+    See `voxel_cells` for arguments and errors.
+    """
+    cells = voxel_cells(pos, resolution)
+    # One number for each cell sorts many times faster than a row of them.
+    strides = resolution ** torch.arange(pos.size(1) - 1, -1, -1, device=pos.device)
+    numbers = torch.unique((cells * strides).sum(1))
+    return numbers.unsqueeze(1) // strides % resolution
+
+
+def voxel_centers(cells: Tensor, resolution: int | tuple[int, ...]) -> Tensor:
+    """Returns the middles of cells `[V, D]` of a grid over [-1, 1], float64.
+
+    Args:
+        cells: Whole numbers, `[V, D]`.
+        resolution: Cells along each axis, one number or one per axis.
+    """
+    sizes = torch.as_tensor(resolution, dtype=torch.float64, device=cells.device)
+    return (2 * cells + 1) / sizes - 1
+
+
+def open3d_voxels(pos: Tensor, resolution: int = 40) -> Any:
+    """Makes an open3d `VoxelGrid` of the voxels that a cloud occupies, coloured by their height.
+
+    `open3d.visualization.draw_geometries([open3d_voxels(pos)])` shows it where there is a screen.
+
+    Args:
+        pos: Positions in [-1, 1], of points or of voxels of this resolution, `[N, 3]`.
+        resolution: Cells along each axis.
+
+    Raises:
+        ValueError: If `pos` is of another shape, empty or not within [-1, 1].
+        ImportError: If open3d is not installed.
+    """
+    if pos.dim() != 2 or pos.size(1) != 3:
+        raise ValueError(f"Expected `pos` of shape [N, 3], got {list(pos.shape)}")
+    cells = occupied_cells(pos, resolution)
+    open3d: ModuleType = import_open3d("to view voxels")
+    grid = open3d.geometry.VoxelGrid()
+    grid.voxel_size = 2 / resolution
+    grid.origin = (-1.0, -1.0, -1.0)
+    heights = (cells[:, 2] / max(resolution - 1, 1)).tolist()
+    for cell, height in zip(cells.cpu().numpy(), heights, strict=True):
+        grid.add_voxel(open3d.geometry.Voxel(cell, (height, 0.4, 1 - height)))
+    return grid

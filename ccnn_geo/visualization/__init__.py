@@ -1,0 +1,1 @@
+"""Figures as PNG (`figures`) and interactive pages (`interactive`)."""

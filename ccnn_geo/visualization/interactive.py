@@ -1,0 +1,162 @@
+"""Interactive pictures: HTML pages by plotly, and windows by open3d where there is a screen."""
+
+from __future__ import annotations
+
+import html
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ccnn_geo.nn import CKConvMP
+from ccnn_geo.transforms.functional import import_open3d
+from ccnn_geo.transforms.voxels import open3d_voxels
+from ccnn_geo.visualization.figures import kernel_reach, kernel_values, strongest_channels
+
+__all__ = ["cloud_figure", "kernel_volume", "require_plotly", "show_voxels", "write_page"]
+
+_POINTS = 25
+
+
+def require_plotly() -> Any:
+    """Import plotly's figures.
+
+    Raises:
+        ImportError: If plotly is not installed.
+    """
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        message = f"Expected plotly for an HTML page: pip install 'ccnn_geo[viz]' ({error})"
+        raise ImportError(message) from error
+    return go
+
+
+def write_page(path: Path, figures: Sequence[Any], *, title: str, text: str = "") -> None:
+    """Write figures below each other to one page, which needs no network to be looked at.
+
+    Args:
+        path: File to write.
+        figures: Figures of plotly.
+        title: Title of the page.
+        text: A paragraph above the figures.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=number == 0)
+        for number, figure in enumerate(figures)
+    ]
+    head = f"<meta charset='utf-8'><title>{html.escape(title)}</title>"
+    body = f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>{''.join(parts)}"
+    style = "font-family:sans-serif;max-width:60em;margin:auto"
+    path.write_text(
+        f"<!doctype html><html><head>{head}</head><body style='{style}'>{body}</body></html>",
+        encoding="utf-8",
+    )
+
+
+def cloud_figure(pos: np.ndarray, values: np.ndarray, *, title: str, unit: str) -> Any:
+    """Draw a cloud with its points coloured by a value that has a sign.
+
+    Args:
+        pos: Positions, `[N, 3]`.
+        values: One number per point, `[N]`; red is positive, blue negative.
+        title: What stands above; `<br>` begins a new line.
+        unit: What stands beside the scale of colours.
+
+    Raises:
+        ImportError: If plotly is not installed.
+    """
+    go = require_plotly()
+    limit = float(np.abs(values).max(initial=0)) or 1.0
+    marker = {
+        "size": 3,
+        "color": values,
+        "colorscale": "RdBu",
+        "reversescale": True,
+        "cmin": -limit,
+        "cmax": limit,
+        "colorbar": {"title": unit},
+    }
+    x, y, z = pos.T
+    figure = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker))
+    axis = {"visible": False}
+    figure.update_layout(
+        title=title,
+        # Points that hardly matter are white.
+        scene={
+            **dict.fromkeys(("xaxis", "yaxis", "zaxis"), axis),
+            "aspectmode": "data",
+            "bgcolor": "rgb(230, 230, 230)",
+        },
+        margin={"t": 40 + 20 * title.count("<br>"), "b": 0, "l": 0, "r": 0},
+        height=600,
+    )
+    return figure
+
+
+def kernel_volume(conv: CKConvMP, *, channels: int = 6) -> Any:
+    """Draw the kernel of a three-dimensional convolution as a volume, one channel at a time.
+
+    Args:
+        conv: The convolution.
+        channels: Channels to choose from, those of the largest norm.
+
+    Raises:
+        ValueError: If the kernel is not three-dimensional.
+        ImportError: If plotly is not installed.
+    """
+    go = require_plotly()
+    if conv.dim != 3:
+        raise ValueError(f"Expected a kernel of 3 dimensions for a volume, got {conv.dim}")
+    values = kernel_values(conv, points=_POINTS).numpy()
+    order = strongest_channels(values, channels)
+    reach = kernel_reach(conv)
+    axis = np.linspace(-reach, reach, _POINTS)
+    x, y, z = (grid.ravel() for grid in np.meshgrid(axis, axis, axis, indexing="ij"))
+    figure = go.Figure()
+    for channel in order:
+        value = values[channel].ravel()
+        limit = float(np.abs(value).max()) or 1.0
+        figure.add_volume(
+            x=x, y=y, z=z, value=value, isomin=-0.8 * limit, isomax=0.8 * limit,
+            cmin=-limit, cmax=limit, colorscale="RdBu", reversescale=True, surface_count=12,
+            opacity=0.3, opacityscale="extremes", visible=channel == order[0],
+        )  # fmt: skip
+    buttons = [
+        {
+            "label": f"channel {channel}",
+            "method": "update",
+            "args": [{"visible": [channel == each for each in order]}],
+        }
+        for channel in order
+    ]
+    figure.update_layout(updatemenus=[{"buttons": buttons, "x": 0.05, "y": 1.0}], height=700)
+    return figure
+
+
+def show_voxels(pos: torch.Tensor, *, resolution: int) -> None:
+    """Show a cloud and its voxels in a window of open3d, until it is closed.
+
+    Args:
+        pos: Positions of the points, `[N, 3]`, in [-1, 1].
+        resolution: Voxels along each axis of the box [-1, 1].
+
+    Raises:
+        RuntimeError: If there is no screen.
+        ImportError: If open3d is not installed.
+    """
+    open3d = import_open3d("for a window")
+    names = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in names):
+        raise RuntimeError(f"Expected a screen for a window, found none: set {' or '.join(names)}")
+    beside = pos.double().numpy() + np.array([2.5, 0.0, 0.0])
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(beside))
+    voxels = open3d_voxels(pos, resolution)
+    open3d.visualization.draw_geometries([voxels, cloud], window_name="ccnn_geo")

@@ -1,0 +1,1 @@
+"""Reading files of geometry and arrays, and downloading archives."""

@@ -1,0 +1,32 @@
+"""Reader of `.npz` files of plain arrays."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Reads those of some arrays that are in an ``.npz`` file, and unpickles nothing.
+
+    Raises:
+        ValueError: If the file or an array in it is broken, or no plain array.
+        OSError: If there is no such file.
+    """
+    with open(path, "rb") as stream:
+        try:
+            file = np.load(stream, allow_pickle=False)
+        except (EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path}: expected an .npz file of plain arrays ({error})") from error
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path}: expected an .npz file of several arrays, got a single one")
+        return {name: _read(path, file, name) for name in names if name in file}
+
+
+def _read(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    try:
+        return file[name]
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: expected a plain array `{name}` ({error})") from error

@@ -1,0 +1,1 @@
+"""Data sets of meshes and point clouds."""

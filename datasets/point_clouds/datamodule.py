@@ -1,0 +1,250 @@
+"""One LightningDataModule over all the data sets."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from torch_geometric.transforms import BaseTransform, Compose
+
+from ccnn_geo.transforms.augment import RandomJitter, RandomRotateZ, RandomScale
+from ccnn_geo.transforms.mesh import StackFeatures
+from ccnn_geo.transforms.voxels import Voxelize
+
+from ..datamodule import ClassificationDataModule, check_choice
+from ..epochs import Split
+from ..splits import stratified_holdout, stratified_subset
+from .arrays import list_arrays
+from .dataset import Listing, PointCloudDataset, SampledDataset
+from .folder import list_folder
+from .modelnet import list_modelnet
+from .sampling import Normalization
+from .shapes import list_shapes
+
+__all__ = ["PointCloudDataModule"]
+
+_LOGGER = logging.getLogger(__name__)
+
+DataName = Literal["modelnet40", "modelnet10", "shapes", "folder", "arrays"]
+Features = Literal["auto", "normal+pos", "pos"]
+
+
+class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
+    """Training, validation and test clouds of any of the data sets, as batches of PyG graphs.
+
+    Validation is a stratified part of the training split; the test split is left for the end. A
+    training cloud gets a fresh subset of its points, and fresh augmentation, in every epoch. Those
+    and the order of the clouds depend on `seed` and on the number of the epoch alone: not on the
+    number of workers, nor on how often the run was interrupted. Evaluation always sees the same
+    points. Under several processes, the last evaluation batches are filled up with clouds that
+    other processes have too; evaluate in one process for exact numbers.
+
+    After ``setup``, ``num_features``, ``num_classes``, ``class_names`` and ``split_sizes`` say what
+    there is, and ``train_dataset``, ``val_dataset`` and ``test_dataset`` hold it.
+
+    Args:
+        name: Data set: `modelnet40`, `modelnet10`, `shapes` (made on the spot), `folder` (meshes
+            and clouds of your own, `root/<class>/{train,test}/*`) or `arrays` (one .npz file).
+        root: Folder of the data set, or the file of `arrays`. ModelNet is downloaded to it if need
+            be. By default `data/modelnet40`, `data/modelnet10` or `data/shapes`.
+        num_points: Points, or voxels, that the network sees of each cloud.
+        voxels: Cells along each axis of the grid on which clouds become voxels, see
+            `ccnn_geo.transforms.Voxelize`. All the points of a cloud are voxelised, and
+            augmentation moves the voxels. By default clouds stay clouds.
+        points_per_mesh: Points drawn once from the surface of each mesh, and kept on disk.
+        batch_size: Clouds per batch and process.
+        num_workers: Processes that prepare batches; with 0 they are prepared where they are used,
+            which is fast enough for clouds in memory.
+        seed: Seed of the order of the clouds, of their subsets and of the augmentation.
+        sampling_seed: Seed of what makes the data set: the points drawn from the meshes, the
+            validation split and the subset of the training clouds. A change of it makes a new
+            cache.
+        val_fraction: Share of the training split held out for validation; 0 for none.
+        resample: Clouds made of each training mesh, each from points of its own. The published
+            tiny models use 2.
+        train_size: Number of training meshes or clouds to use, chosen with every class keeping its
+            share; all by default. The validation split stays the same.
+        features: Input channels: `normal+pos`, `pos`, or `auto`, which takes the normals where
+            there are any.
+        estimate_normals: Whether clouds that come without normals get estimated ones (by open3d).
+        normalize: Whether clouds are scaled to the `box` [-1, 1], to the unit `ball`, or `none`.
+        random_scale: Whether training clouds are scaled by a random factor, from 0.8 to 1.25.
+        random_jitter: Whether their points are moved by small random steps.
+        random_rotate_z: Whether they are turned about the vertical by a random angle.
+        download: Whether ModelNet is downloaded if it is not there.
+        cache_dir: Where sampled clouds are kept; by default a folder `.ccnn_geo` beside the data.
+        num_processes: Processes that sample the meshes; by default one per processor.
+
+    Raises:
+        ValueError: If an argument is out of range or does not fit the data, or if a file is broken.
+        OSError: If the data are not there, or the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        name: DataName = "modelnet40",
+        root: Path | None = None,
+        *,
+        num_points: int = 512,
+        voxels: int | None = None,
+        points_per_mesh: int = 2048,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        sampling_seed: int = 0,
+        val_fraction: float = 0.1,
+        resample: int = 1,
+        train_size: int | None = None,
+        features: Features = "auto",
+        estimate_normals: bool = False,
+        normalize: Normalization = "box",
+        random_scale: bool = False,
+        random_jitter: bool = False,
+        random_rotate_z: bool = False,
+        download: bool = True,
+        cache_dir: Path | None = None,
+        num_processes: int | None = None,
+    ) -> None:
+        check_choice("name", name, get_args(DataName))
+        check_choice("features", features, get_args(Features))
+        if root is None and name in ("folder", "arrays"):
+            raise ValueError(f"Expected `root` for the data set {name!r}, got none")
+        if voxels is not None and (voxels < 1 or features == "normal+pos"):
+            raise ValueError(
+                "Expected `voxels` >= 1, whose features are their positions, got "
+                f"{voxels} and `features`={features!r}"
+            )
+        super().__init__(
+            Path("data") / name if root is None else Path(root),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        self.name = name
+        self.num_points = num_points
+        self.voxels = voxels
+        self.points_per_mesh = points_per_mesh
+        self.sampling_seed = sampling_seed
+        self.val_fraction = val_fraction
+        self.resample = resample
+        self.train_size = train_size
+        self.features = features
+        self.estimate_normals = estimate_normals
+        self.normalize: Normalization = normalize
+        self.random_scale = random_scale
+        self.random_jitter = random_jitter
+        self.random_rotate_z = random_rotate_z
+        self.download = download
+        self.cache_dir = cache_dir
+        self.num_processes = num_processes
+        self._num_features = 0
+
+    def prepare_data(self) -> None:
+        """Fetches the data and makes the caches; Lightning calls it in one process."""
+        self._sampled()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Splits the data and decides on the features; every stage gets all the splits."""
+        if self._datasets:
+            return
+        train, test = self._sampled()
+        labels = train.clouds.labels[:: self.resample]
+        kept, held_out = stratified_holdout(labels, self.val_fraction, seed=self.sampling_seed)
+        if self.train_size is not None:
+            chosen = stratified_subset(labels[kept], self.train_size, seed=self.sampling_seed)
+            kept = kept[chosen]
+        # Every cloud of a mesh falls to the same split, and validation takes the first alone.
+        repetitions = np.arange(self.resample)
+        kept = (kept[:, None] * self.resample + repetitions).ravel()
+        held_out = held_out * self.resample
+        attributes = self._attributes(train, test)
+        voxelize = [] if self.voxels is None else [Voxelize(self.voxels, self.num_points)]
+        stack = StackFeatures(attributes)
+        augment = Compose([*voxelize, *self._augmentations(), stack])
+        plain = Compose([*voxelize, stack])
+        everything = np.arange(len(test))
+        self._num_features = 3 * len(attributes)
+        self._datasets = {
+            "train": self._split(train, kept, augment, train=True, seed=self.seed),
+            "val": self._split(train, held_out, plain, train=False, seed=self.sampling_seed),
+            "test": self._split(test, everything, plain, train=False, seed=self.sampling_seed),
+        }
+
+    @property
+    def num_features(self) -> int:
+        """Number of input channels: six with normals, three without."""
+        self._dataset("train")
+        return self._num_features
+
+    def _sampled(self) -> tuple[SampledDataset, SampledDataset]:
+        listing = self._listing()
+        train, test = (self._sample(listing, split) for split in get_args(Split))
+        return train, test
+
+    def _sample(self, listing: Listing, split: Split) -> SampledDataset:
+        return SampledDataset(
+            listing,
+            split=split,
+            points_per_mesh=self.points_per_mesh,
+            resample=self.resample,
+            normalize=self.normalize,
+            estimate_normals=self.estimate_normals,
+            seed=self.sampling_seed,
+            cache_dir=self.cache_dir,
+            num_processes=self.num_processes,
+        )
+
+    def _listing(self) -> Listing:
+        match self.name:
+            case "modelnet40":
+                return list_modelnet(self.root, "40", fetch=self.download)
+            case "modelnet10":
+                return list_modelnet(self.root, "10", fetch=self.download)
+            case "shapes":
+                return list_shapes(self.root, seed=self.sampling_seed)
+            case "folder":
+                return list_folder(self.root)
+            case _:
+                return list_arrays(self.root)
+
+    def _split(
+        self,
+        sampled: SampledDataset,
+        indices: np.ndarray,
+        transform: BaseTransform,
+        *,
+        train: bool,
+        seed: int,
+    ) -> PointCloudDataset:
+        return PointCloudDataset(
+            sampled.clouds.select(indices),
+            sampled.classes,
+            train=train,
+            num_points=self.num_points if self.voxels is None else self.points_per_mesh,
+            seed=seed,
+            transform=transform,
+        )
+
+    def _attributes(self, *splits: SampledDataset) -> tuple[str, ...]:
+        """Decides which attributes of the points the network takes in."""
+        complete = all(split.has_normals for split in splits if len(split))
+        if self.features == "pos" or self.voxels is not None:
+            return ("pos",)
+        if complete:
+            return ("normal", "pos")
+        if self.features == "auto":
+            _LOGGER.warning("%s has no normals: the features are the positions alone", self.root)
+            return ("pos",)
+        raise ValueError(
+            f"Expected normals in {self.root} for `features`='normal+pos', got clouds without; "
+            "take `features`='pos', or have them estimated by `estimate_normals`=True"
+        )
+
+    def _augmentations(self) -> list[BaseTransform]:
+        switches: list[tuple[bool, Callable[[], BaseTransform]]] = [
+            (self.random_rotate_z, RandomRotateZ),
+            (self.random_scale, RandomScale),
+            (self.random_jitter, RandomJitter),
+        ]
+        return [make() for wanted, make in switches if wanted]

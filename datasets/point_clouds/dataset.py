@@ -1,0 +1,227 @@
+"""The data sets' common ground: access to clouds, their random subsets, and reproducible epochs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch.utils.data import Dataset
+from torch_geometric.data import Data
+
+from ccnn_geo.transforms.functional import subset_indices
+
+from ..epochs import Split, draw_sample
+from .cache import Clouds, Item, cached_clouds, make_clouds
+from .sampling import Normalization, Sampling
+
+__all__ = [
+    "Listing",
+    "PointCloudDataset",
+    "SampledDataset",
+    "SamplingOptions",
+]
+
+Transform = Callable[[Data], Data]
+
+
+class PointCloudDataset(Dataset[Data]):
+    """Point clouds in memory, each access handing out a subset of a cloud's points.
+
+    Evaluation clouds always get the same subset. Training clouds get a fresh one at each access, in
+    one of two ways. ``dataset[index]`` draws from torch's global generator, as does the transform.
+    ``dataset[epoch, index]`` draws, whatever came before, what belongs to this seed, epoch and
+    index: this is what :class:`EpochSampler` asks for, so that neither the number of workers nor a
+    restart changes what a network sees.
+
+    Args:
+        clouds: The clouds.
+        classes: Names of the classes; a label is an index into them.
+        train: Whether accesses differ from each other.
+        num_points: Points handed out per cloud. A smaller cloud is handed out whole.
+        seed: Seed of the subsets, and of what the transform draws for evaluation clouds and within
+            an epoch.
+        transform: Applied at each access.
+
+    Shapes:
+        - ``dataset[index]`` has ``pos`` :math:`[N, 3]`, ``normal`` :math:`[N, 3]` where the clouds
+          have normals, and ``y`` :math:`[1]`
+
+    Raises:
+        ValueError: If ``num_points`` is below 1 or ``seed`` below 0.
+    """
+
+    def __init__(
+        self,
+        clouds: Clouds,
+        classes: Sequence[str],
+        *,
+        train: bool,
+        num_points: int = 512,
+        seed: int = 0,
+        transform: Transform | None = None,
+    ) -> None:
+        if num_points < 1 or seed < 0:
+            raise ValueError(
+                f"Expected `num_points` >= 1 and `seed` >= 0, got {num_points} and {seed}"
+            )
+        self.clouds = clouds
+        self.classes = list(classes)
+        self.train = train
+        self.num_points = num_points
+        self.seed = seed
+        self.transform = transform
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, whether or not a cloud of each is here."""
+        return len(self.classes)
+
+    @property
+    def has_normals(self) -> bool:
+        """Whether every point has a normal."""
+        return self.clouds.has_normals
+
+    def __len__(self) -> int:
+        """Returns the number of clouds."""
+        return len(self.clouds)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Data:
+        """Returns one cloud, by its index or by epoch and index."""
+        return draw_sample(self._draw, key, len(self), train=self.train, seed=self.seed)
+
+    def _draw(self, index: int) -> Data:
+        rows = self.clouds[index]
+        subset = subset_indices(len(rows), self.num_points)
+        points = torch.from_numpy(rows[subset.numpy()])
+        data = Data(
+            pos=points[:, :3].contiguous(), y=torch.tensor([int(self.clouds.labels[index])])
+        )
+        if self.has_normals:
+            data.normal = points[:, 3:].contiguous()
+        return data if self.transform is None else self.transform(data)
+
+    def __repr__(self) -> str:
+        """Says how many clouds of how many classes there are."""
+        return f"{type(self).__name__}({len(self)}, num_classes={self.num_classes})"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What there is to make a data set of, before anything is read.
+
+    Attributes:
+        key: First part of the names of its caches.
+        source: The folder or file that it comes from.
+        classes: Names of the classes.
+        train: The training items.
+        test: The test items; there may be none.
+        in_memory: Whether clouds that need no normals are made anew at each start instead of being
+            kept, because that takes no longer.
+    """
+
+    key: str
+    source: Path
+    classes: list[str]
+    train: list[Item] = field(repr=False)
+    test: list[Item] = field(repr=False)
+    in_memory: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks that a network can learn every class it is tested on."""
+        if not self.train:
+            raise ValueError(f"{self.source}: expected at least one training cloud, got none")
+        unknown = {item.label for item in self.test} - {item.label for item in self.train}
+        if unknown:
+            names = ", ".join(self.classes[label] for label in sorted(unknown))
+            raise ValueError(
+                f"{self.source}: expected every class in the training split, "
+                f"got classes only in the test split: {names}"
+            )
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where the caches lie by default."""
+        folder = self.source.parent if self.source.is_file() else self.source
+        return folder / ".ccnn_geo"
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The arguments that every data set takes; :class:`SampledDataset` says what they mean."""
+
+    split: Split
+    num_points: int
+    points_per_mesh: int
+    resample: int
+    normalize: Normalization
+    estimate_normals: bool
+    seed: int
+    transform: Transform | None
+    cache_dir: Path | str | None
+    num_processes: int | None
+
+
+class SampledDataset(PointCloudDataset):
+    """One split of a listing: its meshes sampled once and kept in a cache, its clouds thinned.
+
+    Args:
+        listing: What the data set is made of.
+        split: ``"train"``, each access a fresh subset, or ``"test"``, always the same.
+        num_points: Points handed out per cloud and access.
+        points_per_mesh: Points drawn once from the surface of a mesh, and kept. A raw cloud with
+            more points is thinned to as many.
+        resample: Clouds made of every training mesh, each from points of its own. The published
+            tiny models use 2.
+        normalize: ``"box"`` moves the centre of mass of a cloud to the origin and scales it to the
+            box [-1, 1], ``"ball"`` to the unit ball, ``"none"`` leaves it as it is.
+        estimate_normals: Whether raw clouds without normals get normals estimated by open3d.
+        seed: Seed of the points drawn from the meshes, and of the subsets.
+        transform: Applied at each access.
+        cache_dir: Where the cache lies; by default a folder ``.ccnn_geo`` beside the data.
+        num_processes: Number of processes that make the cache; one per processor by default.
+
+    Raises:
+        ValueError: If an argument is out of range, or if the data cannot be read; the message
+            names the file.
+        OSError: If the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        *,
+        split: Split = "train",
+        num_points: int = 512,
+        points_per_mesh: int = 2048,
+        resample: int = 1,
+        normalize: Normalization = "box",
+        estimate_normals: bool = False,
+        seed: int = 0,
+        transform: Transform | None = None,
+        cache_dir: Path | str | None = None,
+        num_processes: int | None = None,
+    ) -> None:
+        if split not in ("train", "test"):
+            raise ValueError(f"Expected `split` to be 'train' or 'test', got {split!r}")
+        sampling = Sampling(
+            points_per_mesh=points_per_mesh,
+            resample=resample if split == "train" else 1,
+            normalize=normalize,
+            estimate_normals=estimate_normals,
+            seed=seed,
+        )
+        items = listing.train if split == "train" else listing.test
+        if not items or (listing.in_memory and not estimate_normals):
+            clouds = make_clouds(items, sampling)
+        else:
+            folder = listing.cache_folder if cache_dir is None else Path(cache_dir)
+            key = f"{listing.key}-{split}"
+            clouds = cached_clouds(items, sampling, folder, key=key, num_processes=num_processes)
+        super().__init__(
+            clouds,
+            listing.classes,
+            train=split == "train",
+            num_points=num_points,
+            seed=seed,
+            transform=transform,
+        )

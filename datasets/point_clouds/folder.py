@@ -1,0 +1,109 @@
+"""A user's own meshes and clouds, one folder per class."""
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Unpack
+
+from ..io.readers import SUFFIXES, read_geometry
+from .cache import Item
+from .dataset import Listing, SampledDataset, SamplingOptions
+
+__all__ = ["PointCloudFolder", "class_folders", "file_item", "list_class_folders", "list_folder"]
+
+_LAYOUT = "<class>/{train,test}/*"
+
+
+class PointCloudFolder(SampledDataset):
+    """Meshes and clouds of one's own, laid out as ``root/<class>/{train,test}/*``.
+
+    Meshes are .off, .ply, .obj and .stl files; clouds are .ply, .obj, .pcd, .xyz, .txt, .npy and
+    .npz files, with or without normals. Other files are ignored. Normals are handed out where every
+    file of a split has them.
+
+    Args:
+        root: The folder.
+        **options: See :class:`~ccnn_geo.datasets.SampledDataset`.
+
+    Raises:
+        ValueError: If a class folder is empty, a class has no training file, or a file cannot be
+            read.
+        OSError: If the folder does not exist, or the cache cannot be written.
+    """
+
+    def __init__(self, root: Path | str, **options: Unpack[SamplingOptions]) -> None:
+        super().__init__(list_folder(Path(root)), **options)
+
+
+def list_folder(root: Path) -> Listing:
+    """Lists the meshes and clouds of a :class:`PointCloudFolder`."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"Expected a folder laid out as {_LAYOUT}, got {root}")
+    classes = class_folders(root)
+    if not classes:
+        raise ValueError(f"{root}: expected class folders laid out as {_LAYOUT}, got none")
+    return list_class_folders(root, classes, SUFFIXES, key="folder")
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names the folders in which classes may lie, in order; hidden ones hold none."""
+    return sorted(
+        path.name
+        for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith((".", "__"))
+    )
+
+
+def list_class_folders(
+    root: Path,
+    classes: Sequence[str],
+    suffixes: Collection[str],
+    *,
+    key: str,
+    folders: Sequence[str] | None = None,
+) -> Listing:
+    """Lists the files of every class folder.
+
+    Args:
+        root: Where the class folders lie.
+        classes: Names of the classes, in the order of their labels.
+        suffixes: Suffixes of the files to list, in lower case.
+        key: First part of the names of the caches.
+        folders: The classes of which there is a folder; all by default.
+
+    Returns:
+        The listing.
+
+    Raises:
+        ValueError: If a class folder has no file with one of the suffixes, or none for training.
+    """
+    items: dict[str, list[Item]] = {"train": [], "test": []}
+    for name in classes if folders is None else folders:
+        found = 0
+        for split, split_items in items.items():
+            paths = _files(root / name / split, suffixes)
+            split_items += [file_item(root, path, classes.index(name)) for path in paths]
+            found += len(paths)
+        if not found:
+            kinds = ", ".join(sorted(suffixes))
+            raise ValueError(
+                f"{root / name}: expected {kinds} files in train/ and test/, got an empty class"
+            )
+    return Listing(key, root, list(classes), items["train"], items["test"])
+
+
+def file_item(root: Path, path: Path, label: int) -> Item:
+    """Makes the item of one file, recognised by its size and time of change."""
+    status = path.stat()
+    stamp = f"{status.st_size}:{status.st_mtime_ns}"
+    return Item(path.relative_to(root).as_posix(), label, partial(read_geometry, path), stamp)
+
+
+def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    )

@@ -1,0 +1,146 @@
+"""The embedded data set: meshes made on the spot, for demonstrations without a download."""
+
+from functools import partial
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+
+from ..io.readers import Geometry
+from .cache import Item
+from .dataset import Listing, SampledDataset, SamplingOptions
+
+__all__ = ["SHAPES_CLASSES", "Shapes", "list_shapes", "make_shape"]
+
+SHAPES_CLASSES = (
+    "ball",
+    "block",
+    "bracket",
+    "chair",
+    "cone",
+    "cross",
+    "cylinder",
+    "dumbbell",
+    "helix",
+    "mug",
+    "pyramid",
+    "ring",
+    "stairs",
+    "table",
+)
+# Raised whenever the same seed would give other meshes.
+_VERSION = 1
+
+
+class Shapes(SampledDataset):
+    """Fourteen classes of simple solids and furniture, each deformed and turned at random.
+
+    A mesh gets random proportions, a random taper, twist and bend, a random size, any heading and a
+    tilt of up to 15 degrees. Then it goes the way of every mesh of ModelNet.
+
+    Args:
+        root: Folder for the cache.
+        train_per_class: Training meshes per class.
+        test_per_class: Test meshes per class.
+        **options: See :class:`~ccnn_geo.datasets.SampledDataset`. The ``seed`` is also that of the
+            meshes.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        OSError: If the cache cannot be written.
+    """
+
+    def __init__(
+        self,
+        root: Path | str = "data/shapes",
+        *,
+        train_per_class: int = 64,
+        test_per_class: int = 16,
+        **options: Unpack[SamplingOptions],
+    ) -> None:
+        listing = list_shapes(
+            Path(root),
+            seed=options.get("seed", 0),
+            train_per_class=train_per_class,
+            test_per_class=test_per_class,
+        )
+        super().__init__(listing, **options)
+
+
+def list_shapes(
+    root: Path, *, seed: int = 0, train_per_class: int = 64, test_per_class: int = 16
+) -> Listing:
+    """Lists the meshes of :class:`Shapes`, none of which is made yet."""
+    if train_per_class < 1 or test_per_class < 0 or seed < 0:
+        raise ValueError(
+            "Expected `train_per_class` >= 1, `test_per_class` >= 0 and `seed` >= 0, "
+            f"got {train_per_class}, {test_per_class} and {seed}"
+        )
+    counts = {"train": train_per_class, "test": test_per_class}
+    items = {
+        split: [
+            Item(
+                f"{name}/{split}/{name}_{number:04d}",
+                label,
+                partial(make_shape, name, seed=(seed, label, fold, number)),
+                f"shapes{_VERSION}:{seed}",
+            )
+            for label, name in enumerate(SHAPES_CLASSES)
+            for number in range(counts[split])
+        ]
+        for fold, split in enumerate(counts)
+    }
+    return Listing("shapes", root, list(SHAPES_CLASSES), items["train"], items["test"])
+
+
+def make_shape(name: str, *, seed: int | tuple[int, ...]) -> Geometry:
+    """Makes one deformed and turned mesh.
+
+    Args:
+        name: Its class, one of ``SHAPES_CLASSES``.
+        seed: Seed of its proportions, deformation and pose.
+
+    Returns:
+        The mesh, in a random length unit.
+
+    Raises:
+        ValueError: If there is no such class.
+    """
+    if name not in SHAPES_CLASSES:
+        raise ValueError(f"Expected one of {', '.join(SHAPES_CLASSES)}, got {name!r}")
+    from .solids import MAKERS  # takes trimesh, which reading clouds does not
+
+    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    mesh = MAKERS[name](generator)
+    vertices = np.asarray(mesh.vertices, dtype=np.float64)
+    return Geometry(_turn(_deform(vertices, generator), generator), np.asarray(mesh.faces))
+
+
+def _deform(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Stretches a mesh along the axes, then tapers, twists and bends it a little."""
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    vertices = (vertices - (low + high) / 2) / (high - low).max() * 2
+    x, y, z = (vertices * generator.uniform(0.8, 1.25, size=3)).T
+    taper = 1 + generator.uniform(-0.25, 0.25) * z
+    x, y = x * taper, y * taper
+    angle = generator.uniform(-0.35, 0.35) * z
+    x, y = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+    x = x + generator.uniform(-0.2, 0.2) * z**2
+    return np.stack([x, y, z], axis=1)
+
+
+def _turn(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Turns a mesh to any heading, tilts it by up to 15 degrees, scales and moves it."""
+    heading = _rotation(generator.uniform(0, 2 * np.pi), axis=2)
+    tilt = _rotation(generator.uniform(-1, 1) * np.pi / 12, axis=0)
+    size, shift = generator.uniform(0.5, 2.0), generator.uniform(-1, 1, size=3)
+    return size * vertices @ (tilt @ heading).T + shift
+
+
+def _rotation(angle: float, *, axis: int) -> np.ndarray:
+    cosine, sine = np.cos(angle), np.sin(angle)
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    rotation = np.eye(3)
+    rotation[[first, second], [first, second]] = cosine
+    rotation[first, second], rotation[second, first] = -sine, sine
+    return rotation

@@ -1,0 +1,1 @@
+"""Data sets of signals on grids: sequences and images."""

@@ -1,0 +1,250 @@
+"""Handwritten digits: MNIST from its official files or as arrays, and smaller ones that are here.
+
+The data set that needs no file is that of ``digits/README.md`` beside this module: 1,797 digits of
+8 x 8 pixels from *Optical Recognition of Handwritten Digits* (E. Alpaydin and C. Kaynak, UCI
+Machine Learning Repository, CC BY 4.0), as scikit-learn distributes them.
+"""
+
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from torch_geometric.transforms import BaseTransform, Compose
+
+from ccnn_geo.files import locked
+from ccnn_geo.transforms.grids import FlattenGrid, GridToPoints, MaskEmptyCells, RandomShift
+
+from ..datamodule import check_choice
+from ..epochs import Split
+from ..io.download import download
+from ..io.npz import read_npz
+from .dataset import SignalDataModule, Signals
+
+__all__ = ["MNISTDataModule", "read_digits", "read_idx", "read_mnist"]
+
+DigitsName = Literal["digits", "mnist"]
+DigitsForm = Literal["image", "masked", "cloud", "sequential", "permuted"]
+
+_CLASSES = [str(digit) for digit in range(10)]
+_EMBEDDED = Path(__file__).parent / "digits" / "digits.npz"
+_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+    "https://storage.googleapis.com/cvdf-datasets/mnist",
+    "http://yann.lecun.com/exdb/mnist",
+)
+_SHA256 = {
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+_FILES = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+_ARRAYS = ("train_x", "train_y", "test_x", "test_y")
+_UNSIGNED_BYTES = 8
+
+
+class MNISTDataModule(SignalDataModule):
+    """Handwritten digits as images, as clouds of lit pixels, or as sequences of pixels.
+
+    Brightness is from 0 to 1. See :class:`~ccnn_geo.datasets.SignalDataModule` for batches and
+    attributes. The forms of a digit of H x W pixels are
+
+    - ``image``: `x [1, H, W]`;
+    - ``masked``: the same with a `mask [H, W]` of the lit pixels, the others being empty cells;
+    - ``cloud``: the lit pixels as points, `x [N, 1]` their brightness and `pos [N, 2]` row and
+      column; to a network for ``masked`` they are the same;
+    - ``sequential``: pixel by pixel along the rows, `x [1, H * W]` (sMNIST);
+    - ``permuted``: the same in a random order that all digits share (pMNIST).
+
+    Args:
+        name: ``mnist`` or ``digits``, which are 8 x 8 pixels and need no file.
+        root: Of ``mnist``: the folder of the four official files, compressed or not, which are
+            downloaded to it if need be; or an ``.npz`` file of ``train_x [M, H, W]`` and
+            ``test_x``, uint8, ``train_y [M]`` and ``test_y``. By default the folder ``data/mnist``.
+        form: The form in which a network sees them.
+        batch_size: Digits per batch and process.
+        num_workers: Processes that prepare batches.
+        seed: Seed of the order of the digits and of their shifts.
+        split_seed: Seed of the validation split and of the subset of the training digits.
+        permutation_seed: Seed of the order of ``permuted`` pixels.
+        val_fraction: Share of the training split held out for validation; 0 for none.
+        train_size: Number of training digits to use; all by default.
+        max_shift: Training digits are moved by up to so many pixels along each axis, at random.
+        download: Whether the official files are downloaded if they are not there.
+
+    Raises:
+        ValueError: If an argument is out of range or a file is broken; the message names it.
+        OSError: If the files are not there and cannot be downloaded; the message says what to put
+            where by hand.
+    """
+
+    def __init__(
+        self,
+        name: DigitsName = "mnist",
+        root: Path | None = None,
+        *,
+        form: DigitsForm = "image",
+        batch_size: int = 100,
+        num_workers: int = 0,
+        seed: int = 0,
+        split_seed: int = 0,
+        permutation_seed: int = 0,
+        val_fraction: float = 0.1,
+        train_size: int | None = None,
+        max_shift: int = 0,
+        download: bool = True,
+    ) -> None:
+        check_choice("name", name, get_args(DigitsName))
+        check_choice("form", form, get_args(DigitsForm))
+        if max_shift < 0:
+            raise ValueError(f"Expected `max_shift` >= 0, got {max_shift}")
+        super().__init__(
+            Path("data") / name if root is None else Path(root),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            split_seed=split_seed,
+            val_fraction=val_fraction,
+            train_size=train_size,
+        )
+        self.name = name
+        self.form: DigitsForm = form
+        self.permutation_seed = permutation_seed
+        self.max_shift = max_shift
+        self.download = download
+
+    def read(self) -> tuple[Signals, Signals, Sequence[str]]:
+        """Reads, or fetches, the digits."""
+        if self.name == "digits":
+            return *read_digits(), _CLASSES
+        return *read_mnist(self.root, fetch=self.download), _CLASSES
+
+    def transform(self, split: Split) -> BaseTransform:
+        """Returns what makes the form of an image, and moves those of the training split."""
+        shift = [RandomShift(self.max_shift)] if split == "train" and self.max_shift else []
+        forms: dict[DigitsForm, list[BaseTransform]] = {
+            "image": [],
+            "masked": [MaskEmptyCells()],
+            "cloud": [GridToPoints()],
+            "sequential": [FlattenGrid()],
+            "permuted": [FlattenGrid(self.permutation_seed)],
+        }
+        return Compose([*shift, *forms[self.form]])
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Rows and columns of an image, or length of a sequence."""
+        image = super().size
+        return (math.prod(image),) if self._is_sequence else image
+
+    @property
+    def dim(self) -> int:
+        """Two for images and clouds, one for sequences."""
+        return 1 if self._is_sequence else super().dim
+
+    @property
+    def _is_sequence(self) -> bool:
+        return self.form in ("sequential", "permuted")
+
+
+def read_digits() -> tuple[Signals, Signals]:
+    """Reads the embedded digits: 1,437 for training and 360 for testing, `[M, 1, 8, 8]`."""
+    arrays = read_npz(_EMBEDDED, _ARRAYS)
+    return _signals(_EMBEDDED, arrays, "train", 16), _signals(_EMBEDDED, arrays, "test", 16)
+
+
+def read_mnist(root: Path, *, fetch: bool = True) -> tuple[Signals, Signals]:
+    """Reads the training and the test split of MNIST, `[M, 1, H, W]`.
+
+    Args:
+        root: Folder of the official files, or an ``.npz`` file, see :class:`MNISTDataModule`.
+        fetch: Whether to download the files that are not in the folder.
+
+    Raises:
+        ValueError: If a file is broken; the message names it.
+        OSError: If a file is not there and cannot be downloaded.
+    """
+    if root.suffix == ".npz":
+        arrays = read_npz(root, _ARRAYS)
+    else:
+        arrays = {}
+        for split, names in _FILES.items():
+            paths = [_find(root, name, fetch) for name in names]
+            arrays[f"{split}_x"], arrays[f"{split}_y"] = map(read_idx, paths)
+    return _signals(root, arrays, "train", 255), _signals(root, arrays, "test", 255)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Reads an array of unsigned bytes from a file in MNIST's idx format, compressed or not.
+
+    Raises:
+        ValueError: If the file is broken, cut short or of another kind.
+        OSError: If it cannot be read.
+    """
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(
+                f"{path}: expected a sound gzip file ({error}); delete it and get it again"
+            ) from error
+    if len(content) < 4 or content[:3] != bytes([0, 0, _UNSIGNED_BYTES]):
+        raise ValueError(
+            f"{path}: expected an idx file of unsigned bytes, which begins with 00 00 08, got "
+            f"{content[:3].hex(' ') or 'nothing'}"
+        )
+    start = 4 + 4 * content[3]
+    if len(content) < start:
+        raise ValueError(f"{path}: expected {start} bytes of header, got {len(content)} in all")
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"{path}: expected {math.prod(shape)} bytes for shape {list(shape)}, got "
+            f"{len(content) - start}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _find(root: Path, name: str, fetch: bool) -> Path:
+    """Returns one of the official files, compressed or not; fetches it if it is not there."""
+    path = root / name
+    for there in (path, path.with_suffix("")):
+        if there.is_file():
+            return there
+    if not fetch:
+        raise FileNotFoundError(
+            f"Expected {name} in {root} (from {_MIRRORS[0]}/{name}), got no such file"
+        )
+    with locked(root / ".ccnn_geo"):
+        return download([f"{url}/{name}" for url in _MIRRORS], path, sha256=_SHA256[name])
+
+
+def _signals(path: Path, arrays: dict[str, np.ndarray], split: str, brightest: int) -> Signals:
+    missing = [f"`{name}`" for name in (f"{split}_x", f"{split}_y") if name not in arrays]
+    if missing:
+        raise ValueError(f"{path}: expected an array {' and '.join(missing)}, got none")
+    x, y = arrays[f"{split}_x"], arrays[f"{split}_y"]
+    if x.ndim != 3 or x.dtype != np.uint8 or x.size == 0:
+        raise ValueError(
+            f"{path}: expected images `{split}_x` of shape [M, H, W], uint8, got {x.dtype} of "
+            f"shape {list(x.shape)}"
+        )
+    if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 9:
+        raise ValueError(
+            f"{path}: expected digits `{split}_y` of shape [{len(x)}], got {y.dtype} of shape "
+            f"{list(y.shape)}" + (f" from {y.min()} to {y.max()}" if y.size else "")
+        )
+    return Signals(x[:, None], y.astype(np.int64), scale=1 / brightest)

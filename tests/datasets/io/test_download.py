@@ -1,0 +1,276 @@
+"""Download from a host on this machine: resume, checksum, mirrors; and extraction of archives."""
+
+import errno
+import hashlib
+import http.server
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ccnn_geo.datasets import ModelNet
+from ccnn_geo.datasets.io import download as download_module
+from ccnn_geo.datasets.io.download import download, extract_zip
+from ccnn_geo.datasets.point_clouds import modelnet as modelnet_module
+from datasets_helpers import BOX, OPTIONS
+
+CONTENT = bytes(range(256)) * 4096
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def host(host):
+    host.files["file.bin"] = CONTENT
+    return host
+
+
+@pytest.fixture
+def dead_url(host):
+    """A port on which nothing listens: that of a server which is closed again."""
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        port = server.server_port
+    return f"http://127.0.0.1:{port}/file.bin"
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "new" / "file.bin"
+
+
+def part(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
+
+
+class TestDownload:
+    def test_fetches_a_file_and_leaves_nothing_else(self, host, target):
+        assert download([f"{host.url}/file.bin"], target, sha256=SHA256.upper()) == target
+        assert target.read_bytes() == CONTENT
+        assert list(target.parent.iterdir()) == [target]
+
+    def test_does_nothing_for_a_file_that_is_there(self, host, target):
+        target.parent.mkdir()
+        target.write_bytes(b"mine")
+        download([f"{host.url}/file.bin"], target, sha256=SHA256)
+        assert target.read_bytes() == b"mine"
+        assert host.ranges == []
+
+    def test_goes_on_where_an_earlier_call_was_cut_off(self, host, target):
+        target.parent.mkdir()
+        part(target).write_bytes(CONTENT[:1000])
+        download([f"{host.url}/file.bin"], target, sha256=SHA256)
+        assert target.read_bytes() == CONTENT
+        assert host.ranges == ["bytes=1000-"]
+
+    def test_goes_on_by_itself_after_a_broken_connection(self, host, target):
+        host.break_after = [600_000, 200_000]
+        download([f"{host.url}/file.bin"], target, sha256=SHA256)
+        assert target.read_bytes() == CONTENT
+        assert host.ranges == [None, "bytes=600000-", "bytes=800000-"]
+
+    def test_starts_again_where_a_host_cannot_resume(self, host, target):
+        host.honours_ranges = False
+        target.parent.mkdir()
+        part(target).write_bytes(CONTENT[:1000])
+        download([f"{host.url}/file.bin"], target, sha256=SHA256)
+        assert target.read_bytes() == CONTENT
+
+    def test_takes_a_part_that_was_complete_already(self, host, target):
+        target.parent.mkdir()
+        part(target).write_bytes(CONTENT)
+        download([f"{host.url}/file.bin"], target, sha256=SHA256)
+        assert target.read_bytes() == CONTENT
+        assert host.ranges == [f"bytes={len(CONTENT)}-"]
+
+    @pytest.mark.parametrize("stale", [b"x" * 1000, b"x" * len(CONTENT), b"x" * 2 * len(CONTENT)])
+    def test_a_part_of_another_file_is_thrown_away_and_fetched_again(self, host, target, stale):
+        target.parent.mkdir()
+        part(target).write_bytes(stale)
+        download([f"{host.url}/file.bin"] * 2, target, sha256=SHA256)
+        assert target.read_bytes() == CONTENT
+
+    def test_the_next_mirror_goes_on_where_the_last_one_failed(self, host, dead_url, target):
+        host.files["short.bin"] = CONTENT
+        host.break_after = [500_000, 0]
+        urls = [dead_url, f"{host.url}/absent.bin", f"{host.url}/short.bin", f"{host.url}/file.bin"]
+        download(urls, target, sha256=SHA256)
+        assert target.read_bytes() == CONTENT
+        assert host.ranges == [None, None, "bytes=500000-", "bytes=500000-"]
+
+    def test_a_mirror_with_another_file_is_passed_over(self, host, target):
+        host.files["page.html"] = b"<html>Gone</html>"
+        download([f"{host.url}/page.html", f"{host.url}/file.bin"], target, sha256=SHA256)
+        assert target.read_bytes() == CONTENT
+
+    def test_a_wrong_checksum_leaves_nothing_behind(self, host, target):
+        with pytest.raises(OSError, match=f"expected a file with sha256 {'0' * 64}, got {SHA256}"):
+            download([f"{host.url}/file.bin"], target, sha256="0" * 64)
+        assert list(target.parent.iterdir()) == []
+
+    def test_says_where_to_put_the_file_by_hand(self, host, dead_url, target):
+        urls = [dead_url, f"{host.url}/absent.bin"]
+        with pytest.raises(OSError, match="Could not download file.bin") as caught:
+            download(urls, target, sha256=SHA256)
+        message = str(caught.value)
+        assert f"{urls[0]}: <urlopen error" in message
+        assert f"{urls[1]}: HTTP Error 404" in message
+        assert f"(sha256 {SHA256}) and put it at {target}" in message
+
+    def test_what_arrived_is_kept_when_the_last_mirror_fails(self, host, target):
+        host.break_after = [400_000, 0, 0]
+        with pytest.raises(OSError, match="the connection ended after 400000 of 1048576 bytes"):
+            download([f"{host.url}/file.bin"], target, sha256=SHA256)
+        assert not target.exists()
+        assert part(target).read_bytes() == CONTENT[:400_000]
+
+    def test_a_full_disk_does_not_try_the_other_mirrors(self, host, target, monkeypatch):
+        def full(file, *arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(download_module, "open", full, raising=False)
+        with pytest.raises(OSError, match="No space left on device"):
+            download([f"{host.url}/file.bin"] * 3, target, sha256=SHA256)
+        assert len(host.ranges) == 1
+        assert not target.exists()
+
+
+def make_zip(path: Path, members: dict[str, str], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+class TestExtractZip:
+    def test_extracts_everything_without_the_top_folder(self, tmp_path):
+        members = {
+            "Top/a/1.off": "one",
+            "Top/2.txt": "two",
+            "Top/.DS_Store": "x",
+            "__MACOSX/Top/._2.txt": "x",
+        }
+        target = extract_zip(make_zip(tmp_path / "a.zip", members), tmp_path / "out")
+        assert names(target) == ["2.txt", "a/1.off"]
+        assert (target / "a/1.off").read_text() == "one"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
+
+    def test_keeps_several_top_folders(self, tmp_path):
+        members = {"a/1.off": "one", "b/2.off": "two"}
+        target = extract_zip(make_zip(tmp_path / "a.zip", members), tmp_path / "out")
+        assert names(target) == ["a/1.off", "b/2.off"]
+
+    def test_leaves_alone_what_is_there(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        assert extract_zip(tmp_path / "absent.zip", tmp_path / "out") == tmp_path / "out"
+
+    def test_clears_away_what_a_killed_run_left(self, tmp_path):
+        (tmp_path / "out.partial").mkdir()
+        (tmp_path / "out.partial" / "stale").touch()
+        target = extract_zip(make_zip(tmp_path / "a.zip", {"1.off": "one"}), tmp_path / "out")
+        assert names(target) == ["1.off"]
+
+    @pytest.mark.parametrize(
+        "name", ["../evil", "a/../../evil", "/evil", "..\\evil", "C:\\evil", "C:/evil", "a/.."]
+    )
+    def test_refuses_members_that_would_leave_the_folder(self, tmp_path, name):
+        path = make_zip(tmp_path / "a.zip", {"fine": "one", name: "two"})
+        with pytest.raises(ValueError, match=r"a.zip: .* would land outside the folder"):
+            extract_zip(path, tmp_path / "inner" / "out")
+        assert list(tmp_path.rglob("*")) == [path]
+
+    def test_refuses_links(self, tmp_path):
+        path = tmp_path / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            link = zipfile.ZipInfo("link")
+            link.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(link, "/etc/passwd")
+        with pytest.raises(ValueError, match="member 'link' is a link or a device"):
+            extract_zip(path, tmp_path / "out")
+
+    def test_names_an_archive_that_is_cut_short_at_any_point(self, tmp_path):
+        whole = make_zip(tmp_path / "a.zip", {"a/1.off": BOX, "b/2.off": BOX}).read_bytes()
+        for length in range(0, len(whole), 7):
+            (tmp_path / "a.zip").write_bytes(whole[:length])
+            with pytest.raises(ValueError, match="a.zip: expected a sound zip file .* it again"):
+                extract_zip(tmp_path / "a.zip", tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+    @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+    def test_names_a_corrupt_archive_and_leaves_nothing(self, tmp_path, compression):
+        path = make_zip(tmp_path / "a.zip", {"1.off": "sound", "2.off": 99 * BOX}, compression)
+        content = bytearray(path.read_bytes())
+        content[120] ^= 255
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="a.zip: expected a sound zip file"):
+            extract_zip(path, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+    def test_refuses_an_archive_without_files(self, tmp_path):
+        with pytest.raises(ValueError, match="it holds no files"):
+            extract_zip(make_zip(tmp_path / "a.zip", {"a/": ""}), tmp_path / "out")
+
+    def test_looks_for_room_before_it_starts(self, tmp_path, monkeypatch):
+        path = make_zip(tmp_path / "a.zip", {"1.off": BOX})
+        usage = shutil.disk_usage(tmp_path)._replace(free=10)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+        with pytest.raises(OSError, match=f"{len(BOX)} bytes are needed to extract a.zip, 10 are"):
+            extract_zip(path, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+    def test_a_disk_that_fills_up_leaves_nothing(self, tmp_path, monkeypatch):
+        path = make_zip(tmp_path / "a.zip", {"1.off": BOX})
+
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(shutil, "copyfileobj", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            extract_zip(path, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+class TestModelNetArchive:
+    MEMBERS = {
+        "ModelNet10/README.txt": "hello",
+        "ModelNet10/chair/train/chair_0001.off": BOX,
+        "ModelNet10/chair/test/chair_0890.off": BOX,
+        "__MACOSX/ModelNet10/._README.txt": "x",
+    }
+
+    @pytest.fixture
+    def mirrors(self, host, dead_url, tmp_path, monkeypatch):
+        """Lets the data set look for its archive on this machine."""
+        archive = make_zip(tmp_path / "served.zip", self.MEMBERS)
+        host.files["ModelNet10.zip"] = archive.read_bytes()
+        urls = {"10": (dead_url, f"{host.url}/ModelNet10.zip")}
+        checksums = {"10": hashlib.sha256(archive.read_bytes()).hexdigest()}
+        monkeypatch.setattr(modelnet_module, "_URLS", urls)
+        monkeypatch.setattr(modelnet_module, "_SHA256", checksums)
+
+    def test_is_downloaded_extracted_and_read(self, host, mirrors, tmp_path):
+        root = tmp_path / "root"
+        assert len(ModelNet(root, "10", **OPTIONS)) == 1
+        assert len(ModelNet(root, "10", split="test", **OPTIONS)) == 1
+        assert host.ranges == [None]
+        assert names(root / "ModelNet10")[-1] == "chair/train/chair_0001.off"
+
+    def test_may_be_put_there_by_hand(self, tmp_path):
+        make_zip(tmp_path / "ModelNet10.zip", self.MEMBERS)
+        assert len(ModelNet(tmp_path, "10", download=False, **OPTIONS)) == 1
+
+    def test_is_named_where_it_is_broken(self, tmp_path):
+        path = make_zip(tmp_path / "ModelNet10.zip", self.MEMBERS)
+        path.write_bytes(path.read_bytes()[:-30])
+        with pytest.raises(ValueError, match="ModelNet10.zip: expected a sound zip file"):
+            ModelNet(tmp_path, "10")
+        assert not (tmp_path / "ModelNet10").exists()
+
+    def test_without_a_network_one_is_told_where_to_put_it(self, dead_url, tmp_path, monkeypatch):
+        monkeypatch.setattr(modelnet_module, "_URLS", {"10": (dead_url,)})
+        with pytest.raises(OSError, match=f"and put it at {tmp_path}/ModelNet10.zip"):
+            ModelNet(tmp_path, "10")

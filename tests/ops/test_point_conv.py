@@ -1,0 +1,462 @@
+"""The convolution: every evaluation against a double loop over the definition."""
+
+import os
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from clouds_helpers import random_clouds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ccnn_geo
+from ccnn_geo.nn import MLP, SIREN, FourierNet, GaborNet, MAGNet
+from ccnn_geo.ops import KernelSupport, MAGNetWeights, Neighborhood, nearest_neighbors, point_conv
+from ccnn_geo.ops.point_backends import autograd as recorded
+from ccnn_geo.ops.point_backends import torch as tiled
+from ccnn_geo.ops.point_backends.operator import magnet_conv
+from ccnn_geo.ops.point_backends.tiling import tiles
+
+WIDTH = 5  # from here on, the leaves of `make_call` are the window's width and the network's
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+# Of gradients, which are sums over all edges in which much cancels.
+GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
+FUSED = [name for name, state in ccnn_geo.backends().items() if state == "available"]
+EVALUATIONS = [*FUSED, "recorded"]
+
+
+@contextmanager
+def backend_for(evaluation):
+    """The backend of an evaluation; plain PyTorch works in tiles, or `"recorded"` by autograd."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorded, "MAX_MAGNET_ELEMENTS", 2**40 if evaluation == "recorded" else -1)
+        yield "torch" if evaluation == "recorded" else evaluation
+
+
+def double_loop(x, pos, edge_index, kernel, readout, support, num_targets, weight=None):
+    """The definition, one edge at a time."""
+    source, target = pos
+    channels = readout.size(0)
+    rows = [x.new_zeros(channels) for _ in range(num_targets)]
+    for j, i in edge_index.T.tolist():
+        v = (source[j] - target[i]) * torch.tensor(support.scale, dtype=x.dtype)
+        if bool((v < support.bounds[0]).any()) or bool((v > support.bounds[1]).any()):
+            continue
+        window = torch.exp(-0.5 * ((v * support.inverse_sigma) ** 2).sum())
+        features = kernel.features(v + support.shift)
+        values = readout @ torch.cat([features, features.new_ones(1)])
+        x_j = x[j] if weight is None else weight[j] * x[j]
+        rows[i] = rows[i] + window * (values * x_j if readout.dim() == 2 else values @ x_j)
+    return torch.stack(rows)
+
+
+def gradients(outputs, leaves):
+    """Gradients of a random projection of the outputs."""
+    generator = torch.Generator().manual_seed(1)
+    projections = [
+        torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+        for output in outputs
+    ]
+    return torch.autograd.grad(
+        outputs, leaves, projections, allow_unused=True, materialize_grads=True
+    )
+
+
+def largest(*tensors):
+    return max([1.0, *(float(t.detach().abs().max()) for t in tensors if t.numel())])
+
+
+def assert_close(actual, expected, dtype, scale=None, slack=0.0, tolerance=TOLERANCE):
+    """Compare up to the tolerance times the largest entry of what is expected, or `scale`."""
+    scale = largest(expected) if scale is None else scale
+    atol = tolerance[dtype] * scale + slack
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
+def make_call(
+    dim, degrees, channels, hidden, depth, *,
+    full=False, sources=9, padded=False, clouds=(), **support,
+):  # fmt: skip
+    """Random operands with leaves that want gradients.
+
+    Every target has neighbours of its own number, in a table with empty slots if `padded`; or
+    `degrees` is the number of nearest neighbours in clouds of these sizes.
+    """
+    dtype = torch.float64
+    sources = sum(clouds) or sources
+    targets = sources if clouds else len(degrees)
+    x = torch.randn(sources, channels, dtype=dtype, requires_grad=True)
+    source = (torch.rand(sources, dim, dtype=dtype) * 2 - 1).requires_grad_()
+    target = (torch.rand(targets, dim, dtype=dtype) * 2 - 1).requires_grad_()
+    weight = torch.rand(sources, dtype=dtype, requires_grad=True)
+    if clouds:
+        batch = torch.arange(len(clouds)).repeat_interleave(torch.tensor(clouds))
+        neighbors = nearest_neighbors(source.detach(), degrees, batch)
+    elif padded:
+        slots = torch.arange(max(degrees, default=0) + 1)
+        table = torch.randint(sources, (targets, len(slots)))
+        neighbors = Neighborhood.from_table(
+            table.masked_fill(slots >= torch.tensor(degrees)[:, None], -1), sources
+        )
+    else:
+        i = torch.arange(targets).repeat_interleave(torch.tensor(degrees, dtype=torch.int64))
+        j = torch.randint(sources, (len(i),))
+        neighbors = Neighborhood.from_edge_index(torch.stack([j, i]), sources, targets)
+    kernel = MAGNet(dim, hidden, 1, num_layers=depth, omega_0=1.0).to(dtype)
+    shape = (3, channels, hidden + 1) if full else (channels, hidden + 1)
+    readout = torch.randn(shape, dtype=dtype, requires_grad=True)
+    widths = dim if support.pop("per_axis", False) else 1
+    log_width = (torch.rand(widths, dtype=dtype) - 0.5).requires_grad_()
+    leaves = [x, source, target, weight, readout, log_width]
+    leaves += [p for name, p in kernel.named_parameters() if not name.startswith("readout")]
+
+    def evaluate(evaluation, to=dtype, rounded_to=dtype):
+        """Evaluate in one precision operands that were rounded to another."""
+        x_, source_, target_, weight_, readout_, log_width_ = (
+            leaf.to(rounded_to).to(to) for leaf in leaves[:6]
+        )
+        network = MAGNetWeights(*(w.to(rounded_to).to(to) for w in kernel.magnet_weights()))
+        with backend_for(evaluation) as backend:
+            return point_conv(
+                x_, source_ if clouds else (source_, target_), neighbors, network, readout_,
+                KernelSupport(log_width_, dim, **support),
+                weight=weight_, with_moment=True, backend=backend,
+            )  # fmt: skip
+
+    def loop():
+        return double_loop(
+            x, (source, target), neighbors.edge_index, kernel, readout,
+            KernelSupport(log_width, dim, **support), targets, weight,
+        )  # fmt: skip
+
+    return evaluate, loop, leaves
+
+
+CASES = {
+    "uniform": {"degrees": [5] * 6},
+    "ragged": {"degrees": [3, 0, 7, 1]},
+    "full": {"degrees": [4] * 5, "full": True},
+    "full ragged": {"degrees": [4, 1, 0], "full": True},
+    "causal": {"dim": 1, "degrees": [5] * 6, "causal": True},
+    "cutoff": {"degrees": [5] * 6, "cutoff": 0.1},
+    "extent": {"degrees": [5] * 6, "extent": (0.5, 1.0, 2.0)},
+    "per axis": {"degrees": [2, 3], "per_axis": True},
+    "one filter layer": {"degrees": [5] * 6, "depth": 1},
+    "four dimensions": {"dim": 4, "degrees": [6] * 3},
+    "no targets": {"degrees": []},
+    "no edges": {"degrees": [0, 0]},
+    "no edges, full": {"degrees": [0, 0], "full": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_every_backend_is_the_double_loop_in_values_and_gradients(evaluation, case):
+    arguments = {"dim": 3, "channels": 4, "hidden": 5, "depth": 3, **CASES[case]}
+    evaluate, loop, leaves = make_call(**arguments)
+    expected = loop() if arguments["degrees"] else torch.zeros(0, 4, dtype=torch.float64)
+    actual, _ = evaluate(evaluation)
+    assert_close(actual, expected, torch.float64)
+    if expected.requires_grad:
+        wanted = gradients([expected], leaves)
+        for one, other in zip(gradients([actual], leaves), wanted, strict=True):
+            assert_close(one, other, torch.float64)
+
+
+GRAPHS = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "degrees": st.lists(st.integers(0, 40), min_size=1, max_size=6),
+            "padded": st.booleans(),
+        }
+    ),
+    st.builds(lambda k, n: {"degrees": [k] * n}, st.integers(1, 300), st.integers(1, 3)),
+    st.fixed_dictionaries(
+        {
+            "degrees": st.integers(1, 20),
+            "clouds": st.lists(st.integers(1, 30), min_size=1, max_size=3),
+        }
+    ),
+)
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+@given(
+    graph=GRAPHS,
+    dim=st.integers(1, 4),
+    channels=st.integers(1, 400),
+    hidden=st.integers(1, 64),
+    depth=st.integers(1, 5),
+    full=st.booleans(),
+    per_axis=st.booleans(),
+)
+@pytest.mark.parametrize("evaluation", [name for name in EVALUATIONS if name != "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fused_backends_agree_with_the_reference(
+    evaluation, dtype, graph, dim, channels, hidden, depth, full, per_axis
+):
+    torch.manual_seed(0)
+    evaluate, _, leaves = make_call(
+        dim, graph["degrees"], channels, hidden, depth, full=full, per_axis=per_axis,
+        padded=graph.get("padded", False), clouds=graph.get("clouds", ()),
+    )  # fmt: skip
+    # Rounded operands, evaluated in float64: what is left is the rounding of the evaluation.
+    expected = evaluate("reference", rounded_to=dtype)
+    wanted = [*expected, *gradients(expected, leaves)]
+    actual = evaluate(evaluation, dtype, dtype)
+    got = [*actual, *gradients(actual, leaves)]
+    plain = evaluate("reference", dtype, dtype)
+    # Nothing may err by more than the tolerance and a few times what the reference errs in the same
+    # type. Gradients of the kernel's parameters may be single numbers: they share one scale.
+    errors = [
+        float((one - other).detach().abs().max()) if other.numel() else 0.0
+        for one, other in zip([*plain, *gradients(plain, leaves)], wanted, strict=True)
+    ]
+    of_kernel = largest(*wanted[2 + WIDTH :])
+    for place, (one, other, error) in enumerate(zip(got, wanted, errors, strict=True)):
+        scale = of_kernel if place >= 2 + WIDTH else None
+        tolerance = TOLERANCE if place < 2 else GRADIENT_TOLERANCE
+        assert_close(one.to(other.dtype), other, dtype, scale, 4 * error, tolerance)
+
+
+@pytest.mark.parametrize("constant", ["_ROTATION_ELEMENTS", "_CANCELLATION_LIMIT"])
+def test_the_torch_backend_gives_the_same_by_its_other_ways(constant, monkeypatch):
+    evaluate, _, leaves = make_call(3, [40] * 6, 4, 5, 3)
+    usual = evaluate("torch")
+    monkeypatch.setattr(tiled.network, constant, 0)
+    other = evaluate("torch")
+    for one, two in zip(
+        [*usual, *gradients(usual, leaves)], [*other, *gradients(other, leaves)], strict=True
+    ):
+        assert_close(two, one, torch.float64)
+    single = evaluate("torch", torch.float32)
+    for one, two in zip(usual, single, strict=True):
+        assert_close(two.double(), one, torch.float32)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_empty_slots_of_a_table_count_for_nothing(evaluation):
+    x, pos, _ = random_clouds(7)
+    kernel = MAGNet(3, 5, 4, omega_0=1.0).double()
+    readout = torch.randn(4, 6, dtype=torch.float64)
+    support = KernelSupport(torch.zeros(1, dtype=torch.float64), 3)
+    table = torch.randint(7, (7, 5))
+    padded = torch.cat([table, torch.full((7, 2), -1)], 1)
+    with backend_for(evaluation) as backend:
+        with_padding, without = (
+            point_conv(
+                x, pos, Neighborhood.from_table(t), kernel.magnet_weights(), readout, support,
+                backend=backend,
+            )[0]
+            for t in (padded, table)
+        )  # fmt: skip
+    torch.testing.assert_close(with_padding, without, atol=1e-12, rtol=0)
+
+
+def test_few_edges_are_kept_and_can_be_differentiated_twice():
+    evaluate, _, leaves = make_call(2, [3] * 3, 2, 3, 2)
+    output, _ = evaluate("recorded")
+    (first,) = torch.autograd.grad(output.square().sum(), leaves[:1], create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), leaves[:1])
+    reference, _ = evaluate("reference")
+    (first,) = torch.autograd.grad(reference.square().sum(), leaves[:1], create_graph=True)
+    (expected,) = torch.autograd.grad(first.sum(), leaves[:1])
+    assert_close(second, expected, torch.float64)
+
+
+@pytest.mark.parametrize("edges", [2730, 2731])
+def test_more_edges_than_fit_the_limit_go_in_tiles(edges, monkeypatch):
+    tiled_calls = []
+
+    def spy(call, **options):
+        tiled_calls.append(call.index.numel())
+        return magnet_conv(call, **options)
+
+    monkeypatch.setattr(sys.modules["ccnn_geo.ops.point_conv"], "magnet_conv", spy)
+    kernel, channels = MAGNet(1, 32, 1), 64  # 4 * 32 + 64 = 192 elements an edge, of 2^19
+    x, pos = torch.randn(edges, channels), torch.rand(edges, 1)
+    neighbors = Neighborhood.from_table(torch.arange(edges).unsqueeze(1))
+    support = KernelSupport(torch.zeros(1), 1)
+    readout = torch.randn(channels, 33)
+    point_conv(
+        x, pos, neighbors, kernel.magnet_weights(), readout, support, backend="torch"
+    )  # fmt: skip
+    assert tiled_calls == ([] if edges == 2730 else [edges])
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("degrees", [[4, 4, 4], [1, 0, 6]])
+@pytest.mark.parametrize("network", [SIREN, MLP, FourierNet, GaborNet])
+def test_other_kernel_networks_are_tiled_and_agree_with_the_reference(network, degrees, full):
+    kernel = network(2, 6, 1).double()
+    sources, targets = 8, len(degrees)
+    i = torch.arange(targets).repeat_interleave(torch.tensor(degrees))
+    neighbors = Neighborhood.from_edge_index(
+        torch.stack([torch.randint(sources, (len(i),)), i]), sources, targets
+    )
+    x = torch.randn(sources, 3, dtype=torch.float64, requires_grad=True)
+    pos = tuple(
+        torch.rand(n, 2, dtype=torch.float64, requires_grad=True) for n in (sources, targets)
+    )
+    shape = (5, 3, 7) if full else (3, 7)
+    readout = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    log_width = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *pos, readout, log_width]
+    leaves += [p for name, p in kernel.named_parameters() if not name.startswith("readout")]
+    results = []
+    for backend in ("reference", "torch"):
+        output, moment = point_conv(
+            x, pos, neighbors, kernel.features, readout, KernelSupport(log_width, 2),
+            with_moment=True, backend=backend,
+        )  # fmt: skip
+        results.append([output, moment, *gradients([output, moment], leaves)])
+    for one, other in zip(*results, strict=True):
+        assert_close(one, other, torch.float64)
+
+
+def test_backward_twice_through_the_fused_operator_says_what_to_use():
+    evaluate, _, leaves = make_call(3, [4] * 3, 2, 3, 2)
+    output, _ = evaluate("torch")
+    (grad,) = torch.autograd.grad(output.sum(), leaves[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="magnet_conv_backward"):
+        grad.sum().backward()
+
+
+def captured_arguments():
+    """Arguments of the operator for a small call, as leaves."""
+    evaluate, _, _ = make_call(3, [4] * 3, 2, 3, 2)
+    captured = []
+    original = ccnn_geo.ops.point_backends.operator._magnet_conv
+
+    def spy(*arguments):
+        captured.extend(arguments)
+        return original(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ccnn_geo.ops.point_backends.operator, "_magnet_conv", spy)
+        evaluate("torch")
+    return tuple(
+        a.detach().requires_grad_(a.requires_grad) if isinstance(a, torch.Tensor) else a
+        for a in captured
+    )
+
+
+def transposed(value):
+    """The same numbers, the first axis running fastest."""
+    if not isinstance(value, torch.Tensor) or not value.requires_grad:
+        return value
+    axes = tuple(reversed(range(value.dim())))
+    return value.detach().permute(axes).contiguous().permute(axes).requires_grad_()
+
+
+@pytest.mark.parametrize("layout", [lambda value: value, transposed], ids=["plain", "transposed"])
+def test_the_fused_operator_passes_torchs_own_checks(layout):
+    operator = ccnn_geo.ops.point_backends.operator._magnet_conv
+    torch.library.opcheck(operator, tuple(layout(a) for a in captured_arguments()))
+
+
+@pytest.mark.parametrize("backend", [name for name in FUSED if name != "reference"])
+def test_operands_may_lie_in_memory_as_they_like(backend):
+    operator = ccnn_geo.ops.point_backends.operator._magnet_conv
+    plain, results = captured_arguments()[:-1], []
+    for layout in (lambda value: value, transposed):
+        arguments = [layout(a) for a in plain]
+        outputs = operator(*arguments, backend)
+        wanted = [a for a in arguments if isinstance(a, torch.Tensor) and a.requires_grad]
+        results.append([*outputs, *gradients(outputs, wanted)])
+    for one, other in zip(*results, strict=True):
+        assert_close(other, one, torch.float64)
+
+
+def test_the_reach_of_memory_is_one_tile():
+    index = torch.arange(1000) % 50
+    table = [t for t in tiles(index, None, 10, 100, 64)]
+    assert [len(t.table) for t in table] == [6] * 16 + [4]
+    degrees = torch.tensor([500, 1, 0, 3, 496])
+    pointer = torch.nn.functional.pad(degrees.cumsum(0), (1, 0))
+    cut = list(tiles(index, pointer, 0, 5, 100))
+    assert [t.rows.tolist() for t in cut] == [[2, 1, 3], [4], [0]]
+    assert sum(int((t.table >= 0).sum()) for t in cut) == 1000
+
+
+def test_the_kernel_ends_at_its_extent_up_to_rounding():
+    support = KernelSupport(torch.zeros(1), 1, extent=0.3)
+    pos = torch.tensor([[0.1 * 3], [0.31], [-0.3], [-0.31]])
+    assert (support.window(support.to_kernel_unit(pos)) > 0).tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_a_causal_kernel_has_the_present_at_one_and_sees_no_future():
+    support = KernelSupport(torch.zeros(1), 1, extent=2.0, causal=True)
+    v = support.to_kernel_unit(torch.tensor([[0.0], [-1.0], [-2.0], [0.5], [-2.5]]))
+    assert (v + support.shift).squeeze().tolist() == [1.0, 0.0, -1.0, 1.5, -1.5]
+    assert (support.window(v) > 0).tolist() == [True, True, True, False, False]
+
+
+def test_the_cutoff_is_a_box_of_every_axis():
+    support = KernelSupport(torch.log(torch.tensor([0.1, 0.2])), 2, cutoff=0.1)
+    reach = (-2 * torch.log(torch.tensor(0.1))).sqrt() * torch.tensor([0.1, 0.2])
+    corner = 0.999 * reach
+    outside = torch.stack([corner, corner, corner])
+    outside[1, 0] = 1.001 * reach[0]
+    outside[2, 1] = 1.001 * reach[1]
+    assert (support.window(outside) > 0).tolist() == [True, False, False]
+
+
+def test_environment_and_context_choose_the_backend(monkeypatch):
+    from ccnn_geo.ops.point_backends.registry import choose_backend
+
+    cpu = torch.device("cpu")
+    monkeypatch.setenv("CCNN_GEO_BACKEND", "reference")
+    assert choose_backend("auto", cpu, torch.float32) == "reference"
+    with ccnn_geo.use_backend("torch"):
+        assert choose_backend("auto", cpu, torch.float32) == "torch"
+        assert choose_backend("reference", cpu, torch.float32) == "reference"
+    assert choose_backend("auto", cpu, torch.float32) == "reference"
+    monkeypatch.setenv("CCNN_GEO_BACKEND", "fast")
+    with pytest.raises(ValueError, match="`CCNN_GEO_BACKEND` to be one of auto"):
+        choose_backend("auto", cpu, torch.float32)
+    monkeypatch.delenv("CCNN_GEO_BACKEND")
+    assert "CCNN_GEO_BACKEND" not in os.environ
+    with pytest.raises(ValueError, match="`name` to be one of auto"), ccnn_geo.use_backend("x"):
+        pass
+
+
+def test_a_backend_that_cannot_run_says_why():
+    state = ccnn_geo.backends()
+    assert state["reference"] == state["torch"] == "available"
+    if state["triton"] == "available":
+        pytest.skip("Triton can run here")
+    x, pos, _ = random_clouds(5, dtype=torch.float32)
+    kernel = MAGNet(3, 4, 4)
+    with pytest.raises(RuntimeError, match="'triton' cannot run on cpu"):
+        point_conv(
+            x, pos, nearest_neighbors(pos, 2), kernel.magnet_weights(), torch.rand(4, 5),
+            KernelSupport(torch.zeros(1), 3), backend="triton",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("x", "pos", "match"),
+    [
+        (torch.rand(4, 2), torch.rand(5, 3), r"`x` of shape \[5, C\], got \[4, 2\]"),
+        (torch.rand(5, 3), torch.rand(5, 3), "`x` with 2 channels, got 3"),
+        (torch.rand(5, 2), torch.rand(4, 3), r"source positions of shape \[5, D\]"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(x, pos, match):
+    neighbors = Neighborhood.from_table(torch.zeros(5, 2, dtype=torch.int64))
+    kernel = MAGNet(3, 4, 2)
+    with pytest.raises(ValueError, match=match):
+        point_conv(
+            x, pos, neighbors, kernel.magnet_weights(), torch.rand(2, 5),
+            KernelSupport(torch.zeros(1), 3),
+        )  # fmt: skip

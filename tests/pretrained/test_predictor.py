@@ -1,0 +1,169 @@
+"""Clouds on their way to a network, and what the network found important about them."""
+
+import numpy as np
+import pytest
+import torch
+
+from ccnn_geo import CCNN
+from ccnn_geo.datasets import Geometry
+from ccnn_geo.nn import ModelCard, Preprocessing
+from ccnn_geo.pretrained.predictor import Classifier
+from ccnn_geo.transforms.functional import normalize_positions
+from datasets_helpers import cloud
+
+
+def network(classes: int = 3, num_neighbors: int = 16) -> CCNN:
+    torch.manual_seed(0)
+    return CCNN(
+        3, classes, dim=3, hidden_channels=8, num_blocks=1, kernel_channels=4, omega_0=1.0,
+        window_width=0.5, num_neighbors=num_neighbors,
+    )  # fmt: skip
+
+
+def recipe(**options) -> Preprocessing:
+    settings = {"num_points": 64, "features": ("pos",), "normalize": "box", "points_per_mesh": 128}
+    return Preprocessing(**{**settings, **options})
+
+
+def classifier(num_points: int = 64, **options) -> Classifier:
+    model = network()
+    model.card = ModelCard(classes=("a", "b", "c"), preprocessing=recipe(num_points=num_points))
+    return Classifier(model, **options)
+
+
+class TestPredict:
+    def test_it_is_what_the_network_says_of_the_normalised_cloud(self):
+        points, _ = cloud(50)
+        predicted = classifier(num_points=50).predict(Geometry(points))
+        pos = torch.from_numpy(normalize_positions(points)).float()
+        with torch.no_grad():
+            expected = network().eval()(pos, pos).softmax(dim=-1)[0].double()
+        found = dict(zip(predicted.classes, predicted.probabilities, strict=True))
+        assert [found[name] for name in "abc"] == pytest.approx(expected.tolist(), abs=1e-6)
+        assert predicted.notes == ()
+
+    def test_classes_come_the_likeliest_first(self):
+        predicted = classifier().predict(Geometry(cloud(200)[0]))
+        assert sorted(predicted.probabilities, reverse=True) == list(predicted.probabilities)
+        assert sum(predicted.probabilities) == pytest.approx(1)
+
+    def test_views_are_averaged(self):
+        """Of many views and of many seeds with one view each, the means are near each other."""
+        geometry = Geometry(cloud(400)[0])
+
+        def share(**options) -> float:
+            predicted = classifier(num_points=16, **options).predict(geometry)
+            return dict(zip(predicted.classes, predicted.probabilities, strict=True))["a"]
+
+        single = [share(views=1, seed=seed) for seed in range(40)]
+        many = [share(views=20, seed=seed) for seed in range(4)]
+        assert np.std(many) < np.std(single) / 2
+        assert np.mean(many) == pytest.approx(np.mean(single), abs=2 * np.std(single))
+
+    def test_a_seed_gives_the_same_answer_and_another_one_another(self):
+        geometry = Geometry(cloud(400)[0])
+        one, again, other = (classifier(seed=seed).predict(geometry) for seed in (0, 0, 1))
+        assert one.probabilities == again.probabilities
+        assert one.probabilities != other.probabilities
+
+    def test_a_sparse_cloud_stands_for_the_same_integral(self):
+        """A cloud all of whose points lie r-fold on each other is its r-th part with weight r."""
+        points, _ = cloud(32)
+        model = network(num_neighbors=64)
+        model.card = ModelCard(classes=("a", "b", "c"), preprocessing=recipe(num_points=64))
+        doubled = Geometry(np.concatenate([points, points]))
+        sparse = Classifier(model).predict(Geometry(points))
+        dense = Classifier(model).predict(doubled)
+        assert dense.notes == ()
+        assert "it has 32 points, fewer than the 64 that the network was" in sparse.notes[0]
+        assert dict(zip(sparse.classes, sparse.probabilities, strict=True)) == pytest.approx(
+            dict(zip(dense.classes, dense.probabilities, strict=True)), abs=1e-5
+        )
+
+    def test_the_global_generator_is_left_alone(self):
+        torch.manual_seed(1)
+        expected = torch.rand(3)
+        torch.manual_seed(1)
+        subject = classifier()
+        torch.manual_seed(1)
+        subject.importance(subject.predict(Geometry(cloud(100)[0])), patches=2, rounds=1)
+        assert torch.equal(torch.rand(3), expected)
+
+
+class _LooksUp(CCNN):
+    """Says class 1 by how many points lie above z = 0.5."""
+
+    def forward(self, x, pos, batch=None, **options):
+        above = (pos[:, 2] > 0.5).float()
+        count = torch.zeros(int(batch.max()) + 1).index_add(0, batch, above)
+        return torch.stack([torch.zeros_like(count), 0.1 * count, 0 * count - 9], dim=1)
+
+
+class TestImportance:
+    def test_only_the_points_that_matter_have_any(self):
+        subject = classifier(num_points=120)
+        points, _ = cloud(120)
+        subject.model = _LooksUp(3, 3, dim=3, hidden_channels=4, num_blocks=1)
+        predicted = subject.predict(Geometry(points))
+        assert predicted.classes[0] == "b"
+        importance = subject.importance(predicted, patches=12, rounds=6)
+        assert importance.shape == (120,)
+        height = predicted.points[:, 2]
+        assert importance[height > 0.7].min() > 0.1
+        assert np.abs(importance[height < -0.5]).max() < 1e-5
+
+    def test_what_speaks_against_the_class_is_negative(self):
+        subject = classifier(num_points=120)
+        subject.model = _LooksUp(3, 3, dim=3, hidden_channels=4, num_blocks=1)
+        points, _ = cloud(120)
+        predicted = subject.predict(Geometry(points))
+        last = type(predicted)(predicted.classes[::-1], predicted.probabilities, predicted.points)
+        importance = subject.importance(last, rounds=1)
+        assert importance[predicted.points[:, 2] > 0.7].max() < -0.1
+
+    @pytest.mark.parametrize("count", [1, 2, 40])
+    def test_small_clouds_work(self, count):
+        subject = classifier()
+        importance = subject.importance(subject.predict(Geometry(cloud(40)[0][:count])))
+        assert importance.shape == (count,)
+        assert np.isfinite(importance).all()
+
+    @pytest.mark.parametrize("options", [{"patches": 1}, {"rounds": 0}])
+    def test_too_few_patches_or_rounds(self, options):
+        subject = classifier()
+        predicted = subject.predict(Geometry(cloud(40)[0]))
+        with pytest.raises(ValueError, match="Expected `patches` >= 2 and `rounds` >= 1"):
+            subject.importance(predicted, **options)
+
+
+class TestCards:
+    @pytest.mark.parametrize(
+        ("card", "message"),
+        [
+            (None, "Expected a model with a card"),
+            (ModelCard(classes=("a",), preprocessing=recipe()), "names of 3 classes .* got 1"),
+            (
+                ModelCard(classes=("a", "b", "c"), preprocessing=recipe(features=("colour",))),
+                r"Expected `features` among \['normal', 'pos'\] that make 3 channels",
+            ),
+            (
+                ModelCard(
+                    classes=("a", "b", "c"), preprocessing=recipe(features=("normal", "pos"))
+                ),
+                "that make 3 channels, got",
+            ),
+            (
+                ModelCard(classes=("a", "b", "c"), preprocessing=recipe(normalize="length")),
+                "Expected `normalize` to be one of",
+            ),
+        ],
+    )
+    def test_a_card_that_does_not_fit(self, card, message):
+        model = network()
+        model.card = card
+        with pytest.raises(ValueError, match=message):
+            Classifier(model)
+
+    def test_no_views(self):
+        with pytest.raises(ValueError, match="Expected `views` >= 1, got 0"):
+            classifier(views=0)

@@ -1,0 +1,152 @@
+"""Training on grids: batches of images and sequences, and one network for image and cloud."""
+
+import pytest
+import torch
+from torch_geometric.data import Batch, Data
+from torch_geometric.loader import DataLoader
+
+pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
+
+from ccnn_geo import CCNN  # noqa: E402
+from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
+from ccnn_geo.transforms.grids import FlattenGrid, GridToPoints, MaskEmptyCells  # noqa: E402
+from training_helpers import CLASSES, TINY, Record, trainer  # noqa: E402
+
+pytestmark = [
+    # Clouds in memory need no workers; Lightning itself uses what torch has deprecated.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated"),
+]
+
+SIZE = (6, 5)
+
+
+def images(count: int) -> list[Data]:
+    """Images whose class shows in their brightness; a third of their pixels is dark."""
+    labels = torch.arange(count) % CLASSES
+    x = torch.rand(count, 1, *SIZE) * (1 + labels[:, None, None, None])
+    x *= torch.rand(count, 1, *SIZE) > 1 / 3
+    return [Data(x=image[None], y=label[None]) for image, label in zip(x, labels, strict=True)]
+
+
+def grid_classifier(**options) -> CCNNClassifier:
+    """A network for the images whose clouds see all of their pixels."""
+    torch.manual_seed(0)
+    settings = {**TINY, "warmup_epochs": 0, "omega_0": 5.0, "window_width": 0.4}
+    settings |= {"dim": 2, "size": SIZE, "num_neighbors": 30, **options}
+    return CCNNClassifier(1, CLASSES, **settings)
+
+
+def sequence_classifier(**options) -> CCNNClassifier:
+    return grid_classifier(dim=1, size=(30,), causal=True, **options)
+
+
+def sequences(count: int) -> list[Data]:
+    return [FlattenGrid()(image) for image in images(count)]
+
+
+def transformed(data: list[Data], transform) -> Batch:
+    return Batch.from_data_list([transform(each.clone()) for each in data])
+
+
+class TestGrids:
+    @pytest.fixture
+    def trained(self) -> CCNNClassifier:
+        """One network, trained for a few steps on images."""
+        model = grid_classifier()
+        trainer(max_steps=4).fit(model, DataLoader(images(12), batch_size=6))
+        return model.eval()
+
+    def test_image_and_cloud_of_all_its_pixels_are_the_same_to_one_network(self, trained):
+        data = images(4)
+        with torch.no_grad():
+            image = trained(Batch.from_data_list(data))
+            cloud = trained(transformed(data, GridToPoints(keep_empty=True)))
+        assert image.std() > 1e-2
+        assert torch.allclose(cloud, image, atol=1e-5)
+
+    def test_masked_image_and_cloud_of_its_lit_pixels_are_the_same_to_one_network(self, trained):
+        data = images(4)
+        with torch.no_grad():
+            image, whole = trained(transformed(data, MaskEmptyCells())), trained(data[0])
+            cloud = trained(transformed(data, GridToPoints()))
+        assert torch.allclose(cloud, image, atol=1e-5)
+        assert not torch.allclose(image[:1], whole, atol=1e-3)
+
+    def test_network_for_clouds_has_the_parameters_of_one_for_grids(self):
+        grid = grid_classifier()
+        torch.manual_seed(0)
+        cloud = CCNNClassifier(1, CLASSES, dim=2, extent=3.0, **TINY)
+        cloud.load_state_dict(grid.state_dict())
+
+    def test_network_follows_from_the_grid(self):
+        model = sequence_classifier(num_neighbors=None, kernel_size=9).model
+        expected = CCNN.for_grid(1, CLASSES, size=30, kernel_size=9, causal=True, window_width=0.4)
+        for name in ("extent", "spacing", "num_neighbors", "window_cutoff", "causal"):
+            assert getattr(model.stem, name) == getattr(expected.stem, name), name
+
+    @pytest.mark.parametrize("make", [(images, grid_classifier), (sequences, sequence_classifier)])
+    def test_loss_falls_on_a_fixed_batch(self, make):
+        data, model = make
+        record = Record()
+        loader = DataLoader(data(12), batch_size=12)
+        trainer(max_epochs=20, callbacks=record).fit(model(kernel_l2=1e-4), loader)
+        assert record.losses[-1] < 0.7 * record.losses[0]
+
+    def test_padded_steps_do_not_count(self):
+        model = sequence_classifier().eval()
+        short, whole = sequences(2)
+        short.x = short.x[..., :11]
+        padded = Data(x=torch.nn.functional.pad(short.x, (0, 19), value=7.0))
+        padded.length, whole.length = torch.tensor([11]), torch.tensor([30])
+        with torch.no_grad():
+            together = model(Batch.from_data_list([padded, whole]))
+            alone = torch.cat([model(short), model(whole)])
+        assert torch.allclose(together, alone, atol=1e-5)
+
+    def test_spacing_of_a_batch_is_that_of_its_grids(self):
+        model = grid_classifier().eval()
+        data = images(2)
+        steps = torch.tensor([[2.0, 1.0]])
+        with torch.no_grad():
+            expected = model.model(torch.cat([each.x for each in data]), spacing=(2.0, 1.0))
+            for image in data:
+                image.spacing = steps
+            assert torch.equal(model(Batch.from_data_list(data)), expected)
+            data[0].spacing, data[1].spacing = torch.tensor([2.0]), torch.tensor([1.0])
+            with pytest.raises(ValueError, match=r"one `spacing` for all .*, got \[2.0, 1.0\]"):
+                model(Batch.from_data_list(data))
+
+    def test_scores_count_grids(self):
+        (scores,) = trainer().test(
+            grid_classifier(), DataLoader(images(7), batch_size=4), verbose=False
+        )
+        assert scores["test/accuracy"] * 7 == pytest.approx(round(scores["test/accuracy"] * 7))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"size": (30,)}, r"Expected `size` of 2 axes, the `dim`, got \(30,\)"),
+            ({"extent": 2.0}, "Expected no `extent` with a `size`"),
+            ({"causal": True}, "`dim` = 1 for a causal convolution, got 2"),
+            ({"kernel_size": 0}, "Expected `kernel_size` to be positive"),
+        ],
+    )
+    def test_arguments_that_do_not_fit_are_named(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            grid_classifier(**options)
+
+    def test_points_without_positions_are_refused(self):
+        with pytest.raises(ValueError, match=r"\[B, 3, \*S\] with 3 axes .*, got \[4, 3\]"):
+            CCNNClassifier(3, CLASSES, **TINY)(Data(x=torch.rand(4, 3)))
+
+    def test_gives_back_the_model_for_grids(self, tmp_path):
+        model = grid_classifier(block="FlexBlock", kernel_size=(5, 3))
+        fit = trainer(max_steps=2)
+        fit.fit(model, DataLoader(images(4)))
+        fit.save_checkpoint(tmp_path / "model.ckpt")
+        loaded = CCNNClassifier.load_from_checkpoint(tmp_path / "model.ckpt")
+        batch = Batch.from_data_list(images(3))
+        assert loaded.hparams == model.hparams
+        assert torch.equal(loaded.eval()(batch), model.eval()(batch))
