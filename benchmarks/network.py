@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import harness
-from ccnn_geo import CCNN, CKConvMP, kernel_penalty, track_kernel_penalty
+from ccnn_geo import CCNN, CKConvMP
 from ccnn_geo.ops import nearest_neighbors
 
 MODELS = {
@@ -41,14 +41,13 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     batch = torch.arange(case["clouds"], device=device).repeat_interleave(case["points"])
     target = torch.randint(CLASSES, (case["clouds"],), device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    track_kernel_penalty(model, case["penalty"])
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        logits = model(x, pos, batch, batch_size=case["clouds"])
-        loss = torch.nn.functional.cross_entropy(logits, target)
-        if case["penalty"]:
-            loss = loss + 1e-6 * kernel_penalty(model)
+        inputs = {"batch_size": case["clouds"], "return_kernel_penalty": case["penalty"]}
+        output = model(x, pos, batch, **inputs)
+        logits, penalty = output if case["penalty"] else (output, 0.0)
+        loss = torch.nn.functional.cross_entropy(logits, target) + 1e-6 * penalty
         loss.backward()
         optimizer.step()
 

@@ -3,7 +3,7 @@
 __version__ = "0.1.0"
 
 from ccnn_geo.nn import CCNN, MLP, SIREN, CKConvMP, FourierNet, GaborNet, MAGNet
-from ccnn_geo.nn.penalty import kernel_penalty, track_kernel_penalty
+from ccnn_geo.nn.penalty import collect_kernel_norms, kernel_penalty
 from ccnn_geo.ops import backends, knn_graph, radius_graph, use_backend
 
 __all__ = [
@@ -15,9 +15,9 @@ __all__ = [
     "GaborNet",
     "MAGNet",
     "backends",
+    "collect_kernel_norms",
     "kernel_penalty",
     "knn_graph",
     "radius_graph",
-    "track_kernel_penalty",
     "use_backend",
 ]

@@ -3,6 +3,7 @@
 from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
 from ccnn_geo.nn.ccnn import CCNN
 from ccnn_geo.nn.conv import CKConvMP
+from ccnn_geo.nn.domains import Domain, Grid, Points
 from ccnn_geo.nn.kernels import FourierNet, GaborNet, KernelNetwork, MAGNet
 from ccnn_geo.nn.perceptrons import MLP, SIREN
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear
@@ -16,13 +17,16 @@ __all__ = [
     "CCNNBlock",
     "CKConvMP",
     "ChannelDropout",
+    "Domain",
     "FlexBlock",
     "FourierNet",
     "GaborNet",
     "GaussianWindow",
+    "Grid",
     "KernelNetwork",
     "MAGNet",
     "ModelCard",
+    "Points",
     "PointwiseLinear",
     "Preprocessing",
     "PretrainedModule",

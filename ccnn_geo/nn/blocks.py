@@ -1,17 +1,14 @@
-"""The residual blocks of the paper's Fig. 7, around convolutions that are handed in."""
+"""The residual blocks of the paper (Fig. 7), around given convolutions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
 from ccnn_geo.nn.conv import CKConvMP
+from ccnn_geo.nn.domains import Domain
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear, reset_linear
-from ccnn_geo.ops import Neighborhood
-
-Convolve = Callable[[CKConvMP, Tensor], Tensor]
 
 
 class ResidualBlock(nn.Module):
@@ -23,10 +20,10 @@ class ResidualBlock(nn.Module):
         elementwise_dropout: Drop single values instead of channels.
 
     Shapes:
-        - **input:** features `[N, C_in]`, positions `[N, D]`, edges `[2, E]` or a `Neighborhood`,
-          quadrature weights `[N]` (optional), clouds `[N]` (optional, for the dropout).
-        - **output:** `[N, C_out]`; the shortcut is linear where C_in and C_out differ.
-        - on grids: features as a `Grid` has them, `[B, C, P]` or `[M, C]`, and what convolves them.
+        - **input:** features in the form of their domain: `[N, C_in]` on `Points`, `[B, C_in, P]`
+          or `[M, C_in]` on a `Grid`.
+        - **output:** the same with C_out channels; the shortcut is linear where C_in and C_out
+          differ.
 
     Raises:
         ValueError: If the number of convolutions or their channels do not fit.
@@ -35,7 +32,7 @@ class ResidualBlock(nn.Module):
     num_convs: ClassVar[int] = 1
     """Convolutions in the branch."""
     prenorm: ClassVar[bool] = True
-    """Whether the branch normalises its input, so that a network must normalise its last output."""
+    """True if the branch normalises its input; a network then normalises the last output."""
 
     def __init__(
         self, *convs: CKConvMP, dropout: float = 0.0, elementwise_dropout: bool = False
@@ -59,7 +56,7 @@ class ResidualBlock(nn.Module):
         )
 
     def conv(self, number: int) -> CKConvMP:
-        """The convolution of that number."""
+        """Return a convolution of the branch by its number."""
         return cast(CKConvMP, self.convs[number])
 
     def reset_parameters(self) -> None:
@@ -71,40 +68,13 @@ class ResidualBlock(nn.Module):
             if isinstance(module, nn.Linear):
                 reset_linear(module)
 
-    def forward(
-        self,
-        x: Tensor,
-        pos: Tensor | None = None,
-        edge_index: Tensor | Neighborhood | None = None,
-        weight: Tensor | None = None,
-        batch: Tensor | None = None,
-        batch_size: int | None = None,
-        *,
-        convolve: Convolve | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, domain: Domain) -> Tensor:
         """Add the branch to the shortcut.
 
         Args:
             x: Features.
-            pos: Positions.
-            edge_index: The graph.
-            weight: Quadrature weights.
-            batch: Clouds, for the dropout.
-            batch_size: Number of clouds.
-            convolve: Evaluates a convolution on features, in place of positions and graph.
-
-        Raises:
-            ValueError: If there are neither positions and a graph nor `convolve`.
+            domain: Where they live: `Points` or a `Grid`.
         """
-        if convolve is None:
-            convolve = _on_graph(pos, edge_index, weight)
-
-        def drop(hidden: Tensor) -> Tensor:
-            return self.dropout(hidden, batch, batch_size)
-
-        return self._combine(x, convolve, drop)
-
-    def _combine(self, x: Tensor, convolve: Convolve, drop: Callable[[Tensor], Tensor]) -> Tensor:
         raise NotImplementedError
 
 
@@ -122,22 +92,23 @@ class S4Block(ResidualBlock):
         self.linear = PointwiseLinear(self.out_channels, self.out_channels)
         self.reset_parameters()
 
-    def _branch(self, x: Tensor, convolve: Convolve, drop: Callable[[Tensor], Tensor]) -> Tensor:
-        hidden = nn.functional.gelu(convolve(self.conv(0), self.norm(x)))
-        return self.linear(drop(hidden))
+    def _branch(self, x: Tensor, domain: Domain) -> Tensor:
+        hidden = nn.functional.gelu(domain.convolve(self.conv(0), self.norm(x)))
+        return self.linear(domain.drop(self.dropout, hidden))
 
-    def _combine(self, x: Tensor, convolve: Convolve, drop: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.shortcut(x) + self._branch(x, convolve, drop)
+    def forward(self, x: Tensor, domain: Domain) -> Tensor:
+        """Return `shortcut(x) + linear(dropout(gelu(conv(norm(x)))))`."""
+        return self.shortcut(x) + self._branch(x, domain)
 
 
 class CCNNBlock(S4Block):
-    """The paper's block: that of S4 with one more GELU at the end of the branch (Sec. 4.1).
+    """The block of the paper: the block of S4 with a GELU at the end of the branch (Sec. 4.1).
 
     See `ResidualBlock` for arguments and shapes.
     """
 
-    def _branch(self, x: Tensor, convolve: Convolve, drop: Callable[[Tensor], Tensor]) -> Tensor:
-        return nn.functional.gelu(super()._branch(x, convolve, drop))
+    def _branch(self, x: Tensor, domain: Domain) -> Tensor:
+        return nn.functional.gelu(super()._branch(x, domain))
 
 
 class FlexBlock(ResidualBlock):
@@ -157,15 +128,9 @@ class FlexBlock(ResidualBlock):
         self.norms = nn.ModuleList(nn.BatchNorm1d(conv.out_channels) for conv in convs)
         self.reset_parameters()
 
-    def _combine(self, x: Tensor, convolve: Convolve, drop: Callable[[Tensor], Tensor]) -> Tensor:
-        hidden = drop(nn.functional.gelu(self.norms[0](convolve(self.conv(0), x))))
-        hidden = self.norms[1](convolve(self.conv(1), hidden))
+    def forward(self, x: Tensor, domain: Domain) -> Tensor:
+        """Return `gelu(shortcut(x) + norm(conv(dropout(gelu(norm(conv(x)))))))`."""
+        hidden = nn.functional.gelu(self.norms[0](domain.convolve(self.conv(0), x)))
+        hidden = domain.drop(self.dropout, hidden)
+        hidden = self.norms[1](domain.convolve(self.conv(1), hidden))
         return nn.functional.gelu(self.shortcut(x) + hidden)
-
-
-def _on_graph(
-    pos: Tensor | None, edge_index: Tensor | Neighborhood | None, weight: Tensor | None
-) -> Convolve:
-    if pos is None or edge_index is None:
-        raise ValueError("Expected `pos` and `edge_index`, or `convolve`, got neither")
-    return lambda conv, hidden: conv(hidden, pos, edge_index, weight)

@@ -7,13 +7,14 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import global_max_pool, global_mean_pool
 
-from ccnn_geo.nn.blocks import CCNNBlock, Convolve, FlexBlock, ResidualBlock, S4Block
-from ccnn_geo.nn.checks import check_finite, check_signals
-from ccnn_geo.nn.conv import CKConvMP
-from ccnn_geo.nn.domains import Grid, kernel_taps, mask_from_lengths, training_grid
+from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
+from ccnn_geo.nn.checks import check_finite, check_points, check_signals
+from ccnn_geo.nn.conv import CKConvMP, Initialization
+from ccnn_geo.nn.domains import Domain, Grid, Points, mask_from_lengths
+from ccnn_geo.nn.grid_arguments import training_grid
 from ccnn_geo.nn.kernels import KernelNetwork
+from ccnn_geo.nn.penalty import kernel_penalty
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear, reset_linear
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
 from ccnn_geo.pretrained.model import PretrainedModule, remember_arguments
@@ -52,8 +53,9 @@ class CCNN(PretrainedModule):
         block: Class of the residual blocks.
         kernel: Makes a kernel network from the number of its outputs, instead of a `MAGNet` of
             `kernel_channels` and `omega_0`.
-        separable: Whether the convolutions are depthwise-separable.
-        causal: Whether the convolutions look back only (D = 1).
+        separable: If True, the convolutions are depthwise-separable.
+        causal: If True, the convolutions look back only (D = 1).
+        initialization: Scale of the initial kernels, see `CKConvMP`.
 
     Shapes:
         - **input:** features `[N, C_in]`, positions `[N, D]` in the unit of `extent`, clouds `[N]`;
@@ -90,6 +92,7 @@ class CCNN(PretrainedModule):
         kernel: Callable[[int], KernelNetwork] | None = None,
         separable: bool = True,
         causal: bool = False,
+        initialization: Initialization = "paper",
     ) -> None:
         super().__init__()
         if num_blocks < 1:
@@ -120,6 +123,7 @@ class CCNN(PretrainedModule):
                 spacing=spacing,
                 separable=separable,
                 causal=causal,
+                initialization=initialization,
             )
 
         self.input_dropout = ChannelDropout(input_dropout, elementwise=True)
@@ -148,15 +152,16 @@ class CCNN(PretrainedModule):
         spacing: float | tuple[float, ...] = 1.0,
         **arguments: Any,
     ) -> Self:
-        """Make a network for grids of a size: dimension, extent and initialisation follow from it.
+        """Make a network for grids of a size, from which dimension, extent and window follow.
 
         Args:
             in_channels: Size of each cell's features.
             out_channels: Number of classes, or size of the output.
             size: Cells of the grid along every axis, which are D.
             kernel_size: Taps of the kernels, see `CKConvMP.for_grid`.
-            spacing: Step of the grid in any unit, which is that of positions from then on.
-            arguments: See `CCNN`. Windows are cut off at 0.1 unless they say otherwise.
+            spacing: Step of the grid in any unit, which is from then on the unit of positions.
+            arguments: See `CCNN`. Windows are cut off at 0.1, and as wide as `training_grid` says,
+                unless they are given.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -177,9 +182,10 @@ class CCNN(PretrainedModule):
     def forward(
         self,
         x: Tensor,
-        pos: Tensor | None = None,
+        pos_or_graph: Tensor | Neighborhood | None = None,
         batch: Tensor | None = None,
         *,
+        pos: Tensor | None = None,
         edge_index: Tensor | Neighborhood | None = None,
         weight: Tensor | None = None,
         batch_size: int | None = None,
@@ -187,49 +193,103 @@ class CCNN(PretrainedModule):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
         method: str = "auto",
-    ) -> Tensor:
+        return_kernel_penalty: bool = False,
+    ) -> Any:
         """Classify clouds or grids, or every point of them.
 
         Args:
             x: Features, `[N, C_in]`, or signals on a grid, `[B, C_in, *S]`.
-            pos: Positions, `[N, D]`; without, `x` is on a grid.
-            batch: Cloud of every point, sorted, `[N]`; one cloud if left out.
-            edge_index: The graph, if it is known already, `[2, E]`; else the `num_neighbors`
-                nearest neighbours, found once for all layers.
+            pos_or_graph: Positions, `[N, D]`; without them, `x` is on a grid. If positions are
+                given as `pos`, this is the graph, as in `model(x, edge_index, pos=pos)`, the form
+                in which explainers call a network.
+            batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
+            pos: Positions, `[N, D]`.
+            edge_index: The graph if it is known already, `[2, E]` in any order; unless given, the
+                `num_neighbors` nearest neighbours, found once for all layers.
             weight: Quadrature weight of every point, `[N]`, or cell, `[*S]` or `[B, *S]`; on a grid
                 it follows from the spacing unless given, see `CKConvMP.grid`.
-            batch_size: Number of clouds, B; spares a GPU the wait for it.
-            spacing: Step of the grid in the unit of `extent`, if it is another than that of the
-                grids that the network is made for.
-            mask: Which cells of the grids are occupied, boolean, `[B, *S]`; the others do not count
-                and their outputs are zero.
+            batch_size: Number of clouds, B; avoids a synchronisation on a GPU.
+            spacing: Step of the grid in the unit of `extent`, unless it is the step of the grids
+                that the network is made for.
+            mask: Occupied cells of the grids, boolean, `[B, *S]`; the others do not count and
+                their outputs are zero.
             lengths: Lengths of padded sequences, `[B]`, in place of a mask (D = 1).
             method: How to convolve on grids, see `ops.grid_conv`.
+            return_kernel_penalty: If True, also return half the sum of the squared norms of all
+                kernels as they were evaluated (Eq. 3), a scalar.
+
+        Returns:
+            The logits, or a pair (logits, penalty).
 
         Raises:
-            TypeError: If features or positions are not floating point.
-            ValueError: If shapes do not fit, a value is not finite, `batch` is not sorted, a cloud
-                is empty, a grid has no occupied cell, or a spacing or length is out of range.
+            TypeError: If features or positions are not floating-point tensors.
+            ValueError: If shapes do not fit, (on the CPU) a value is not finite, `batch` is not
+                sorted, a cloud is empty, a grid has no occupied cell, or a spacing or length is out
+                of range.
         """
         if pos is None:
-            return self._on_grid(x, spacing, mask, lengths, weight, method)
-        if spacing is not None or mask is not None or lengths is not None:
+            pos = cast(Tensor | None, pos_or_graph)
+        elif pos_or_graph is not None:
+            edge_index = pos_or_graph
+        norms: list[Tensor] | None = [] if return_kernel_penalty else None
+        domain: Domain
+        if pos is None:
+            domain = self._grid(x, spacing, mask, lengths, weight, method, norms)
+        elif spacing is not None or mask is not None or lengths is not None:
             raise ValueError("Expected no `spacing`, `mask` or `lengths` with `pos`, got one")
-        check_finite(x=x)
-        neighbors = self._neighbors(pos, batch, edge_index)
-        if batch is not None:
-            batch_size = _count_clouds(batch, batch_size)
+        else:
+            domain = self._points(x, pos, batch, edge_index, weight, batch_size, norms)
+        hidden = domain.convolve(self.stem, self.input_dropout(domain.features(x)))
+        hidden = nn.functional.gelu(self.stem_norm(hidden))
+        for block in self.blocks:
+            hidden = block(hidden, domain)
+        hidden = self.norm(hidden)
+        if self.readout is None:
+            logits = domain.output(self.head(hidden))
+        else:
+            logits = self.head(domain.pool(hidden, self.readout))
+        return logits if norms is None else (logits, kernel_penalty(norms))
 
-        def convolve(conv: CKConvMP, hidden: Tensor) -> Tensor:
-            return conv(hidden, pos, neighbors, weight)
+    @torch.no_grad()
+    def calibrate(
+        self,
+        x: Tensor,
+        pos: Tensor | None = None,
+        batch: Tensor | None = None,
+        *,
+        edge_index: Tensor | Neighborhood | None = None,
+        spacing: float | tuple[float, ...] | None = None,
+        mask: Tensor | None = None,
+    ) -> Self:
+        """Scale every kernel so that its squared norm is 1 for every output on given data.
 
-        hidden = self._features(x, convolve, batch, batch_size)
-        if self.readout is not None:
-            pool = global_mean_pool if self.readout == "mean" else global_max_pool
-            hidden = pool(hidden, batch, batch_size)
-        return self.head(hidden)
+        Do this once, after construction: the scale is part of the weights and is never applied
+        again. See `CKConvMP.calibrate`.
 
-    def _on_grid(
+        Args:
+            x: See `forward`, like the other arguments.
+            pos: Positions.
+            batch: Cloud of every point.
+            edge_index: The graph if it is known already.
+            spacing: Step of the grid.
+            mask: Occupied cells of the grids.
+
+        Returns:
+            The network itself.
+        """
+        domain = (
+            self._grid(x, spacing, mask, None, None, "auto", None)
+            if pos is None
+            else self._points(x, pos, batch, edge_index, None, None, None)
+        )
+        for conv in self._convolutions():
+            conv.normalize_on(domain)
+        return self
+
+    def _convolutions(self) -> list[CKConvMP]:
+        return [module for module in self.modules() if isinstance(module, CKConvMP)]
+
+    def _grid(
         self,
         x: Tensor,
         spacing: float | tuple[float, ...] | None,
@@ -237,55 +297,55 @@ class CCNN(PretrainedModule):
         lengths: Tensor | None,
         weight: Tensor | None,
         method: str,
-    ) -> Tensor:
+        norms: list[Tensor] | None,
+    ) -> Grid:
         check_signals(x, self.dim, self.in_channels)
+        check_finite(x=x if mask is None and lengths is None else None, weight=weight)
         if lengths is not None:
             if mask is not None:
                 raise ValueError("Expected `lengths` or a `mask`, got both")
             mask = mask_from_lengths(lengths, x)
         spacing = self.stem.spacing if spacing is None else spacing
-        grid = Grid.of(x, spacing, mask=mask, weight=weight, method=method)
-        convs = [module for module in self.modules() if isinstance(module, CKConvMP)]
-        taps = dict(zip(convs, kernel_taps([conv.support() for conv in convs], grid), strict=True))
+        grid = Grid.of(x, spacing, mask=mask, weight=weight, method=method, norms=norms)
+        if mask is not None:
+            check_finite(x=grid.features(x))
+        grid.count_taps(self._convolutions())
+        return grid
 
-        def convolve(conv: CKConvMP, hidden: Tensor) -> Tensor:
-            return conv.on_grid(hidden, grid, taps[conv])
-
-        features = grid.features(x)
-        check_finite(x=features)
-        hidden = self._features(features, convolve, grid.batch, grid.batch_size)
-        if self.readout is None:
-            return grid.signals(self.head(hidden))
-        return self.head(grid.pool(hidden, self.readout))
-
-    def _features(
-        self, x: Tensor, convolve: Convolve, batch: Tensor | None, batch_size: int | None
-    ) -> Tensor:
-        """Everything between input and readout, wherever the features live."""
-        hidden = convolve(self.stem, self.input_dropout(x))
-        hidden = nn.functional.gelu(self.stem_norm(hidden))
-        for block in self.blocks:
-            hidden = block(hidden, batch=batch, batch_size=batch_size, convolve=convolve)
-        return self.norm(hidden)
-
-    def _neighbors(
-        self, pos: Tensor, batch: Tensor | None, edge_index: Tensor | Neighborhood | None
-    ) -> Neighborhood:
+    def _points(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        batch: Tensor | None,
+        edge_index: Tensor | Neighborhood | None,
+        weight: Tensor | None,
+        batch_size: int | None,
+        norms: list[Tensor] | None,
+    ) -> Points:
+        if isinstance(pos, Tensor) and len(pos) == 0:
+            raise ValueError("Expected at least one point in `pos`, got none")
+        check_points(x, (pos, pos), weight, self.dim, self.in_channels)
+        check_finite(x=x, pos=pos, weight=weight)
         if edge_index is None:
-            if len(pos) == 0:
-                raise ValueError("Expected at least one point in `pos`, got none")
-            return nearest_neighbors(pos, self.num_neighbors, batch, ordered=False)
-        if isinstance(edge_index, Neighborhood):
-            return edge_index
-        return Neighborhood.from_edge_index(edge_index, len(pos))
+            edge_index = nearest_neighbors(pos, self.num_neighbors, batch, ordered=False)
+        if batch is not None:
+            batch_size = _count_clouds(batch, batch_size, len(pos))
+        return Points.of(
+            pos, edge_index, weight=weight, batch=batch, batch_size=batch_size, norms=norms
+        )
 
     def extra_repr(self) -> str:
         """Show what the layers would not."""
         return f"num_neighbors={self.num_neighbors}, readout={self.readout!r}"
 
 
-def _count_clouds(batch: Tensor, batch_size: int | None) -> int:
-    """Count the clouds of a batch; an empty one has no mean to classify."""
+def _count_clouds(batch: Tensor, batch_size: int | None, num_points: int) -> int:
+    """Return the number of clouds, none of which may be empty."""
+    if batch.shape != (num_points,) or batch.dtype != torch.int64:
+        raise ValueError(
+            f"Expected `batch` of shape [{num_points}] and type int64, got {list(batch.shape)} and "
+            f"{batch.dtype}"
+        )
     clouds = int(batch[-1]) + 1 if batch_size is None else batch_size
     if not batch.is_cuda and not torch.compiler.is_compiling():
         empty = (torch.bincount(batch, minlength=clouds) == 0).nonzero().flatten().tolist()

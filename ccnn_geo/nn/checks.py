@@ -1,4 +1,4 @@
-"""What the layers refuse, in one place; nothing here makes a GPU wait."""
+"""Input validation without device synchronisation."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ def check_points(
     """
     for name, value in (("x", x), ("pos", pos[0]), ("pos", pos[1])):
         check_floating_point(value, name)
-    if pos[0].dtype in (torch.float16, torch.bfloat16):
-        raise TypeError(
-            f"Expected `pos` to be float32 or float64, got {pos[0].dtype}: call pos.float()"
-        )
     for part in pos:
+        if part.dtype in (torch.float16, torch.bfloat16):
+            raise TypeError(
+                f"Expected `pos` to be float32 or float64, got {part.dtype}: call pos.float()"
+            )
         if part.dim() != 2 or part.size(1) != dim:
             raise ValueError(f"Expected `pos` of shape [N, {dim}], got {list(part.shape)}")
     if x.shape != (len(pos[0]), channels):
         raise ValueError(f"Expected `x` of shape [{len(pos[0])}, {channels}], got {list(x.shape)}")
-    if weight is not None and weight.shape != (len(x),):
-        raise ValueError(f"Expected `weight` of shape [{len(x)}], got {list(weight.shape)}")
+    if weight is not None:
+        check_floating_point(weight, "weight")
+        if weight.shape != (len(x),):
+            raise ValueError(f"Expected `weight` of shape [{len(x)}], got {list(weight.shape)}")
 
 
 def check_signals(x: Tensor, dim: int, channels: int) -> None:
@@ -51,27 +53,36 @@ def check_signals(x: Tensor, dim: int, channels: int) -> None:
 
 
 def check_floating_point(value: Tensor, name: str) -> None:
-    """Refuse other types.
+    """Check that a value is a floating-point tensor.
 
     Raises:
-        TypeError: If it is one.
+        TypeError: If it is not.
     """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected `{name}` to be a tensor, got a {_type_name(value)}")
     if not value.is_floating_point():
         raise TypeError(f"Expected floating-point `{name}`, got {value.dtype}")
 
 
-def check_finite(**values: Tensor) -> None:
-    """Refuse NaN and infinity on the CPU; on a GPU one would have to wait for the answer.
+def check_finite(**values: Tensor | None) -> None:
+    """Refuse NaN and infinity on the CPU; elsewhere the check would synchronise the device.
 
     Raises:
-        ValueError: If there is one.
+        ValueError: If a value is not finite.
     """
     for name, value in values.items():
-        if value.is_cuda or torch.compiler.is_compiling() or not value.is_floating_point():
+        if value is None or value.device.type != "cpu" or torch.compiler.is_compiling():
+            continue
+        if not value.is_floating_point():
             continue
         # A sum is ten times as fast; it may overflow where all values are finite.
         if not (math.isfinite(value.detach().sum()) or bool(torch.isfinite(value).all())):
             raise ValueError(f"Expected finite `{name}`, got NaN or infinity")
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def check_positive(name: str, value: Number) -> Number:

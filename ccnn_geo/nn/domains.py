@@ -1,37 +1,186 @@
-"""Regular grids that features live on, whole or in part."""
+"""The domains on which features live: points, and regular grids as a whole or in part.
+
+A network is written once against `Domain`. A domain is made anew in every forward pass and holds
+everything about the input besides its features.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.nn import global_max_pool, global_mean_pool
 
-from ccnn_geo.ops import KernelSupport
+from ccnn_geo.nn.pointwise import ChannelDropout
+from ccnn_geo.ops import KernelSupport, Neighborhood
 from ccnn_geo.ops.grid_positions import per_axis
 from ccnn_geo.ops.kernel_support import Taps
+
+Readout = Literal["mean", "max"]
+
+
+class Convolution(Protocol):
+    """A convolution that evaluates on either domain, see `CKConvMP`."""
+
+    def support(self) -> KernelSupport:
+        """Return support and window of the kernel as they are now."""
+
+    def convolve_points(
+        self, x: Tensor, points: Points, *, with_norm: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the output on points, and the kernel norm if requested."""
+
+    def convolve_grid(
+        self, x: Tensor, grid: Grid, *, with_norm: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the output on a grid, and the kernel norm if requested."""
+
+
+class Domain(Protocol):
+    """Where features live."""
+
+    @property
+    def norms(self) -> list[Tensor] | None:
+        """Kernel norms of the convolutions evaluated so far, or None where they are not wanted."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """Bring an input to the form that layers take."""
+
+    def output(self, features: Tensor) -> Tensor:
+        """Bring features back to the form of the input."""
+
+    def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
+        """Evaluate a convolution."""
+
+    def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
+        """Drop channels, the same ones at all places of a cloud or grid."""
+
+    def pool(self, features: Tensor, readout: Readout) -> Tensor:
+        """Reduce the features of every cloud or grid, `[B, C]`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points of one or several clouds; features are rows, `[N, C]`.
+
+    Args:
+        source: Positions of the sources, `[S, D]`, in the unit of the kernels' extent.
+        target: Positions of the targets, `[T, D]`; the same tensor unless the graph is bipartite.
+        neighbors: The graph.
+        edge_index: The graph as the caller gave it, `[2, E]`, for explainers, whose masks are in
+            its order; that of `neighbors` unless given.
+        weight: Quadrature weight of every source, `[S]`.
+        batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
+        batch_size: Number of clouds, B.
+        norms: See `Domain`.
+    """
+
+    source: Tensor
+    target: Tensor
+    neighbors: Neighborhood
+    edge_index: Tensor | None = None
+    weight: Tensor | None = None
+    batch: Tensor | None = None
+    batch_size: int | None = None
+    norms: list[Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        pos: Tensor | tuple[Tensor, Tensor],
+        edge_index: Tensor | Neighborhood,
+        *,
+        weight: Tensor | None = None,
+        batch: Tensor | None = None,
+        batch_size: int | None = None,
+        norms: list[Tensor] | None = None,
+    ) -> Points:
+        """Describe points and a graph.
+
+        Args:
+            pos: Positions `[N, D]`, or a pair (sources `[S, D]`, targets `[T, D]`).
+            edge_index: Sources and targets in any order, `[2, E]`, or a prepared `Neighborhood`.
+            weight: Quadrature weight of every source, `[S]`.
+            batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
+            batch_size: Number of clouds, B.
+            norms: See `Domain`.
+
+        Raises:
+            TypeError: If `edge_index` is not a tensor or `Neighborhood`.
+            ValueError: If an index is out of range, or a `Neighborhood` is of other points.
+        """
+        source, target = pos if isinstance(pos, tuple) else (pos, pos)
+        if isinstance(edge_index, Neighborhood):
+            counts = edge_index.num_sources, edge_index.num_targets
+            if counts != (len(source), len(target)):
+                raise ValueError(
+                    f"Expected a Neighborhood of {len(source)} sources and {len(target)} targets, "
+                    f"got one of {counts[0]} and {counts[1]}"
+                )
+            return cls(source, target, edge_index, None, weight, batch, batch_size, norms)
+        if not isinstance(edge_index, Tensor):
+            raise TypeError(
+                f"Expected `edge_index` to be a tensor or Neighborhood, got a "
+                f"{type(edge_index).__name__}"
+            )
+        edges = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
+        neighbors = Neighborhood.from_edge_index(edges, len(source), len(target))
+        listed = edges if edges.layout == torch.strided else None
+        return cls(source, target, neighbors, listed, weight, batch, batch_size, norms)
+
+    @property
+    def pos(self) -> Tensor | tuple[Tensor, Tensor]:
+        """Positions, or a pair of those of sources and targets."""
+        return self.source if self.source is self.target else (self.source, self.target)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return features `[N, C]` as they are."""
+        return x
+
+    def output(self, features: Tensor) -> Tensor:
+        """Return features `[N, C]` as they are."""
+        return features
+
+    def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
+        """Evaluate a convolution on `[S, C_in]`, giving `[T, C_out]`."""
+        output, norm = conv.convolve_points(features, self, with_norm=self.norms is not None)
+        if self.norms is not None and norm is not None:
+            self.norms.append(norm)
+        return output
+
+    def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
+        """Drop channels of `[N, C]`, the same ones at all points of a cloud."""
+        return dropout(features, self.batch, self.batch_size)
+
+    def pool(self, features: Tensor, readout: Readout) -> Tensor:
+        """Reduce the features of every cloud, `[B, C]`."""
+        pool = global_mean_pool if readout == "mean" else global_max_pool
+        return pool(features, self.batch, self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What a network must know of a batch of grids besides its features.
+    """A batch of grids, as a whole or in part.
 
-    Between layers the features of whole grids are `[B, C, P]`, of P cells each. Where some cells
-    are empty they are rows `[M, C]`, one for every occupied cell, as those of a point cloud, so
-    that norms, dropout and readout see nothing else.
+    Features of whole grids are `[B, C, P]`, of P cells each. Where some cells are empty, features
+    are rows `[M, C]`, one for every occupied cell, as those of a point cloud, so that empty cells
+    do not enter norms, dropout and readout.
 
     Args:
         batch_size: Number of grids, B.
         size: Cells along every axis.
         spacing: Step along every axis in the unit of the kernels' extent.
-        cells: The occupied ones, as sorted indices into `[B * P]`, `[M]`; all unless given.
-        weight: Quadrature weight of every cell, `[B, P]` or `[1, P]`; that of the change of spacing
+        cells: Occupied cells as sorted indices into `[B * P]`, `[M]`; all unless given.
+        weight: Quadrature weight of every cell, `[B, P]` or `[1, P]`; from the change of spacing
             unless given.
         method: See `ccnn_geo.ops.grid_conv`.
+        taps: Taps of the kernels that have been counted, see `count_taps`.
+        norms: See `Domain`.
     """
 
     batch_size: int
@@ -40,6 +189,8 @@ class Grid:
     cells: Tensor | None = None
     weight: Tensor | None = None
     method: str = "auto"
+    taps: dict[Convolution, Taps] = field(default_factory=dict)
+    norms: list[Tensor] | None = None
 
     @classmethod
     def of(
@@ -50,15 +201,17 @@ class Grid:
         mask: Tensor | None = None,
         weight: Tensor | None = None,
         method: str = "auto",
+        norms: list[Tensor] | None = None,
     ) -> Grid:
         """Describe the grid of signals `x [B, C, *S]`.
 
         Args:
             x: The signals.
             spacing: Step in the unit of the kernels' extent, one number or one per axis.
-            mask: Which cells are occupied, `[B, *S]`; all unless given.
+            mask: Occupied cells, boolean, `[B, *S]`; all unless given.
             weight: Quadrature weight of every cell, `[*S]` or `[B, *S]`.
             method: See `ccnn_geo.ops.grid_conv`.
+            norms: See `Domain`.
 
         Raises:
             TypeError: If the mask is not boolean.
@@ -86,38 +239,61 @@ class Grid:
             if not bool(mask.flatten(1).any(1).all()):
                 raise ValueError("Expected an occupied cell in every grid of `mask`, got none")
             cells = mask.flatten().nonzero().squeeze(1)
-        return cls(batch_size, size, per_axis("spacing", spacing, len(size)), cells, weight, method)
+        steps = per_axis("spacing", spacing, len(size))
+        return cls(batch_size, size, steps, cells, weight, method, norms=norms)
 
     @property
     def batch(self) -> Tensor | None:
         """Grid of every row of features, `[M]`; None where grids are whole."""
         return None if self.cells is None else self.cells // math.prod(self.size)
 
-    def features(self, signals: Tensor) -> Tensor:
-        """Bring `[B, C, *S]` to the form that layers take: `[B, C, P]` or rows `[M, C]`."""
-        features = signals.flatten(2)
+    def features(self, x: Tensor) -> Tensor:
+        """Bring signals `[B, C, *S]` to features, `[B, C, P]` or `[M, C]`."""
+        features = x.flatten(2)
         if self.cells is None:
             return features
         return features.transpose(1, 2).flatten(0, 1).index_select(0, self.cells)
 
-    def signals(self, features: Tensor) -> Tensor:
-        """Bring features back to `[B, C, *S]`, zero in empty cells."""
+    def output(self, features: Tensor) -> Tensor:
+        """Bring features back to signals `[B, C, *S]`, zero in empty cells."""
         if self.cells is not None:
             rows = features.new_zeros(self.batch_size * math.prod(self.size), features.size(1))
             rows = rows.index_copy(0, self.cells, features)
             features = rows.view(self.batch_size, -1, features.size(1)).transpose(1, 2)
         return features.unflatten(2, self.size)
 
-    def pool(self, features: Tensor, readout: Literal["mean", "max"]) -> Tensor:
-        """Reduce the features of every grid's occupied cells, `[B, C]`."""
+    def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
+        """Evaluate a convolution on features."""
+        output, norm = conv.convolve_grid(features, self, with_norm=self.norms is not None)
+        if self.norms is not None and norm is not None:
+            self.norms.append(norm)
+        return output
+
+    def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
+        """Drop channels of features, the same ones in all cells of a grid."""
+        return dropout(features, self.batch, self.batch_size)
+
+    def pool(self, features: Tensor, readout: Readout) -> Tensor:
+        """Reduce the features of the occupied cells of every grid, `[B, C]`."""
         if self.cells is None:
             return features.mean(-1) if readout == "mean" else features.amax(-1)
         pool = global_mean_pool if readout == "mean" else global_max_pool
         return pool(features, self.batch, self.batch_size)
 
+    def count_taps(self, convs: Sequence[Convolution]) -> None:
+        """Count the taps of several kernels at once, which synchronises a GPU only once."""
+        counts = _count_taps([conv.support() for conv in convs], self.spacing, self.size)
+        self.taps.update(zip(convs, counts, strict=True))
+
+    def taps_of(self, conv: Convolution) -> Taps:
+        """Return the taps of a kernel on this grid, per axis those before and after offset 0."""
+        if conv not in self.taps:
+            self.count_taps([conv])
+        return self.taps[conv]
+
 
 def mask_from_lengths(lengths: Tensor, x: Tensor) -> Tensor:
-    """Mark the first `lengths [B]` cells of sequences `x [B, C, L]`, `[B, L]`.
+    """Mark the first `lengths [B]` cells of sequences `x [B, C, L]`, giving `[B, L]`.
 
     Raises:
         TypeError: If lengths are not integers.
@@ -134,76 +310,13 @@ def mask_from_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     return torch.arange(x.size(2), device=x.device) < lengths.unsqueeze(1).to(x.device)
 
 
-def training_grid(
-    size: int | tuple[int, ...],
-    kernel_size: int | tuple[int, ...] | Literal["same"],
-    spacing: float | tuple[float, ...],
-    *,
-    window_width: float | tuple[float, ...] = 0.075,
-    window_cutoff: float = 0.1,
-    causal: bool = False,
-    num_neighbors: int | None = None,
-    **arguments: Any,
-) -> dict[str, Any]:
-    """Work out the arguments of a convolution that is made for grids of a size.
-
-    Its kernel has `kernel_size` taps per axis at that spacing, those outside the initial window
-    included: a centre and as many taps on either side, one more than asked for if that is even; or
-    as many taps up to the present if it is causal.
-
-    Args:
-        size: Cells along every axis.
-        kernel_size: Taps per axis, or `"same"` for as many as there are cells.
-        spacing: Step of the grid in the unit wanted.
-        window_width: See `CKConvMP`.
-        window_cutoff: See `CKConvMP`; 0.1 as in the paper.
-        causal: See `CKConvMP`.
-        num_neighbors: See `CKConvMP`; the taps inside the initial window unless given.
-        arguments: Others, handed through.
-
-    Raises:
-        ValueError: If a size or spacing is not positive, or they do not fit one another.
-    """
-    size = (size,) if isinstance(size, int) else tuple(size)
-    dim = len(size)
-    if dim == 0 or min(size) < 1:
-        raise ValueError(f"Expected `size` to have at least one cell per axis, got {size}")
-    if isinstance(kernel_size, str) and kernel_size != "same":
-        raise ValueError(f"Expected `kernel_size` to be a number or 'same', got {kernel_size!r}")
-    taps = size if kernel_size == "same" else kernel_size
-    steps = per_axis("spacing", spacing, dim)
-    reach = [
-        int(each) - 1 if causal else int(each) // 2 for each in per_axis("kernel_size", taps, dim)
-    ]
-    # A kernel of a single tap ends anywhere short of the next.
-    extent = tuple(step * max(cells, 0.5) for step, cells in zip(steps, reach, strict=True))
-    if num_neighbors is None:
-        widths = torch.tensor(per_axis("window_width", window_width, dim))
-        support = KernelSupport(
-            widths.log(), dim, extent=extent, cutoff=window_cutoff, causal=causal
-        )
-        num_neighbors = math.prod(before + 1 + after for before, after in support.taps(steps, size))
-    return {
-        "dim": dim,
-        "extent": extent,
-        "spacing": steps,
-        "num_neighbors": num_neighbors,
-        "window_width": window_width,
-        "window_cutoff": window_cutoff,
-        "causal": causal,
-        **arguments,
-    }
-
-
 @torch.compiler.disable
 @torch.no_grad()
-def kernel_taps(supports: Sequence[KernelSupport], grid: Grid) -> list[Taps]:
-    """Count the taps that kernels have on a grid as their windows are now.
-
-    The numbers decide about the sizes of tensors: a GPU is waited for, once for all of them.
-    """
+def _count_taps(
+    supports: Sequence[KernelSupport], spacing: tuple[float, ...], size: tuple[int, ...]
+) -> list[Taps]:
+    # The counts decide the sizes of tensors, so that the device has to be waited for.
     bounds = torch.stack([support.bounds for support in supports]).tolist()
     return [
-        support.taps(grid.spacing, grid.size, each)
-        for support, each in zip(supports, bounds, strict=True)
+        support.taps(spacing, size, each) for support, each in zip(supports, bounds, strict=True)
     ]

@@ -1,52 +1,65 @@
-"""The penalty on generated kernels, which takes the place of weight decay."""
+"""The penalty on generated kernels, which takes the place of weight decay (paper, Eq. 3)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ccnn_geo.nn import CKConvMP
+_collections: ContextVar[tuple[list[Tensor], ...]] = ContextVar("ccnn_geo_norms", default=())
 
 
-def kernel_penalty(model: nn.Module) -> Tensor:
-    r"""Half the squared norm of all kernels of a model: :math:`\tfrac12 \sum_l \|k_l\|^2` (Eq. 3).
+@contextmanager
+def collect_kernel_norms() -> Iterator[list[Tensor]]:
+    """Collect the kernel norm of every convolution that is evaluated inside the `with` block.
 
-    The kernels are those generated at the offsets of the last forward pass, under their windows.
-    On a cloud, the norm is that of one target's kernel, summed over its neighbours and averaged
-    over the targets, so that it does not grow with the number of points.
+    Each call of a `CKConvMP` appends one scalar, computed in the same pass as its output: the
+    squared norm of its windowed kernel, summed over the neighbours of a target and averaged over
+    the targets; on a grid, summed over all taps. A layer that is called twice counts twice.
+    Gradients reach kernel networks, windows and positions.
+
+    Inside `torch.compile` nothing is collected: use `CCNN(..., return_kernel_penalty=True)` or
+    `CKConvMP(..., return_kernel_norm=True)` there.
+
+    Example:
+        >>> with collect_kernel_norms() as norms:
+        ...     loss = criterion(model(x, pos, batch), y)
+        >>> loss = loss + 1e-6 * kernel_penalty(norms)
+    """
+    norms: list[Tensor] = []
+    token = _collections.set((*_collections.get(), norms))
+    try:
+        yield norms
+    finally:
+        _collections.reset(token)
+
+
+def open_collections() -> tuple[list[Tensor], ...]:
+    """Return the lists of all `collect_kernel_norms` blocks that are open in this context."""
+    return () if torch.compiler.is_compiling() else _collections.get()
+
+
+def kernel_penalty(norms: Sequence[Tensor]) -> Tensor:
+    r"""Return half the sum of kernel norms, :math:`\tfrac12 \sum_l \|k_l\|^2` (paper, Eq. 3).
 
     Args:
-        model: Any module with `CKConvMP` layers, after a forward pass.
+        norms: Scalars from `collect_kernel_norms` or `CKConvMP(..., return_kernel_norm=True)`.
 
     Returns:
-        The penalty, a scalar; its gradients reach the kernel networks and the windows.
+        The penalty, a scalar.
 
     Raises:
-        ValueError: If the model has no `CKConvMP`.
-        RuntimeError: If there was no forward pass yet.
+        TypeError: If `norms` is not a sequence of tensors.
+        ValueError: If there are no norms.
     """
-    return 0.5 * torch.stack([conv.kernel_norm() for conv in _convolutions(model)]).sum()
-
-
-def track_kernel_penalty(model: nn.Module, enabled: bool = True) -> None:
-    """Let the forward passes of a model prepare `kernel_penalty`, so that it costs next to nothing.
-
-    Every convolution then gathers the moments that the penalty needs in its own pass over the
-    edges; without, `kernel_penalty` goes over them once more.
-
-    Args:
-        model: Any module with `CKConvMP` layers.
-        enabled: Whether to.
-
-    Raises:
-        ValueError: If the model has no `CKConvMP`.
-    """
-    for conv in _convolutions(model):
-        conv.track_moment = enabled
-
-
-def _convolutions(model: nn.Module) -> list[CKConvMP]:
-    convolutions = [module for module in model.modules() if isinstance(module, CKConvMP)]
-    if not convolutions:
-        raise ValueError(f"Expected a model with CKConvMP layers, got a {type(model).__name__}")
-    return convolutions
+    if not isinstance(norms, Sequence) or not all(isinstance(norm, Tensor) for norm in norms):
+        raise TypeError(f"Expected `norms` to be a list of tensors, got a {type(norms).__name__}")
+    if len(norms) == 0:
+        raise ValueError(
+            "Expected at least one kernel norm in `norms`, got none: was a CKConvMP evaluated "
+            "inside `collect_kernel_norms`?"
+        )
+    return 0.5 * torch.stack(list(norms)).sum()

@@ -1,4 +1,4 @@
-"""Where the kernel of a convolution lives: support, window, and the taps of a grid."""
+"""Support and window of a kernel, and its taps on a grid."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ccnn_geo.ops.magnet import MAGNetWeights, magnet_features
 
-SUPPORT_TOLERANCE = 1e-5
-"""How far past the end of its support a kernel is still evaluated, in units of the extent: the
-last tap of a grid lies at 1 up to rounding, and must not be lost to it."""
+SUPPORT_TOLERANCE = 1e-6
+"""Distance past the end of its support up to which a kernel is still evaluated, in units of the
+extent: the last tap of a grid lies at 1 up to rounding of float32 positions."""
 
 MIN_LOG_WIDTH = -20.0
 """Narrower windows, under two billionths of the extent, count as so wide: nothing overflows."""
@@ -22,7 +22,7 @@ Taps = tuple[tuple[int, int], ...]
 
 
 class KernelSupport:
-    r"""Where a kernel lives: turns positions into offsets, and offsets into coordinates and window.
+    r"""Support and window of a kernel, as functions of offsets.
 
     The offset of source j from target i is :math:`v = (p_j - p_i) / \text{extent}`, source minus
     target. A causal kernel lives on :math:`v \in [-1, 0]`, stretched so that its length is 2 and
@@ -35,7 +35,7 @@ class KernelSupport:
             per axis.
         cutoff: The kernel is zero outside the box in which the Gaussian of every axis is at least
             this; in [0, 1).
-        causal: Whether only the past counts (D = 1).
+        causal: If True, only the past counts (D = 1).
     """
 
     def __init__(
@@ -76,19 +76,30 @@ class KernelSupport:
     ) -> Taps:
         """Count the taps that the kernel has on a grid, per axis those before and after offset 0.
 
-        They are the ones within the support and the cutoff, as the window is now, that reach from
-        one cell of the grid to another; offset 0 is always among them. `bounds` spares a GPU the
-        wait for its own.
+        They are the taps within the support and the cutoff of the current window that reach from
+        one cell of the grid to another; offset 0 is always among them. The tolerance of the support
+        never adds a tap.
+
+        Args:
+            spacing: Step of the grid per axis, in the unit of the extent.
+            size: Cells of the grid per axis.
+            bounds: `self.bounds.tolist()`, where the device has been waited for already.
         """
         steps = (step * scale for step, scale in zip(spacing, self.scale, strict=True))
         lower, upper = self.bounds.tolist() if bounds is None else bounds
+
+        def count(reach: float, step: float, cells: int) -> int:
+            # Less than a step where steps are shorter than the tolerance.
+            exact = (reach - SUPPORT_TOLERANCE) / step
+            return max(0, min(int(exact + min(0.5, SUPPORT_TOLERANCE / step)), cells - 1))
+
         return tuple(
-            (min(int(-low / step), cells - 1), min(int(high / step), cells - 1))
+            (count(-low, step, cells), count(high, step, cells))
             for low, high, step, cells in zip(lower, upper, steps, size, strict=True)
         )
 
     def tap_offsets(self, spacing: tuple[float, ...], taps: Taps) -> Tensor:
-        """Offsets of the taps of a grid, the last axis fastest, `[K, D]`."""
+        """Return offsets of the taps of a grid in kernel units, last axis fastest, `[K, D]`."""
         axes = (
             torch.arange(-before, after + 1, dtype=torch.float64, device=self.bounds.device) * step
             for (before, after), step in zip(taps, spacing, strict=True)
@@ -97,17 +108,17 @@ class KernelSupport:
         return self.to_kernel_unit(grid.flatten(0, -2))
 
     def inside(self, offsets: Tensor, counts: Tensor | None = None) -> Tensor:
-        """Whether offsets `[..., D]` lie in the support and, where given, `counts` is true."""
+        """Return a mask of the offsets `[..., D]` in the support for which `counts` is true."""
         inside = ((offsets >= self.bounds[0]) & (offsets <= self.bounds[1])).all(-1)
         return inside if counts is None else inside & counts
 
     def window(self, offsets: Tensor, counts: Tensor | None = None) -> Tensor:
-        """The window at offsets `[..., D]`, `[...]`; exactly zero where they are not `inside`."""
+        """Return the window at offsets `[..., D]`, `[...]`; exactly zero outside, see `inside`."""
         gaussian = torch.exp(-0.5 * (offsets * self.inverse_sigma).square().sum(-1))
         return gaussian * self.inside(offsets, counts)
 
     def basis(self, offsets: Tensor, features: Features, counts: Tensor | None = None) -> Tensor:
-        """Windowed features and the window itself, `[..., H + 1]`: the kernel is linear in them."""
+        """Return windowed features and the window, `[..., H + 1]`."""
         coordinates = offsets + self.shift
         hidden = (
             magnet_features(coordinates, features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -55,10 +56,29 @@ def magnet_features(coordinates: Tensor, network: MAGNetWeights) -> Tensor:
     def gabor(layer: int) -> Tensor:
         centered = coordinates.unsqueeze(-2) - network.centers[layer]
         envelope = torch.exp(-0.5 * (network.inverse_widths[layer] * centered).square().sum(-1))
-        angle = coordinates @ network.frequencies[layer].T + network.phases[layer]
-        return envelope * torch.sin(angle)
+        return envelope * accurate_sine(
+            coordinates, network.frequencies[layer], network.phases[layer]
+        )
 
     hidden = gabor(0)
     for layer, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True), 1):
         hidden = gabor(layer) * torch.nn.functional.linear(hidden, weight, bias)
     return hidden
+
+
+def accurate_sine(coordinates: Tensor, frequencies: Tensor, phases: Tensor) -> Tensor:
+    """Return sin(w . c + p), with the argument computed and reduced to [-pi, pi] in float64.
+
+    Arguments reach thousands of radians, of which float32 keeps four digits after the point.
+
+    Args:
+        coordinates: Coordinates c, `[..., D]`.
+        frequencies: Frequencies w, `[H, D]`.
+        phases: Phases p, `[H]`.
+
+    Returns:
+        Sines in the type of the coordinates, `[..., H]`.
+    """
+    angle = coordinates.double() @ frequencies.double().T + phases.double()
+    turns = (angle.detach() / (2 * math.pi)).round()
+    return torch.sin((angle - 2 * math.pi * turns).to(coordinates.dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from torchmetrics.classification import (
 )
 
 from ccnn_geo.nn import CCNN
-from ccnn_geo.nn.penalty import kernel_penalty, track_kernel_penalty
+from ccnn_geo.nn.penalty import collect_kernel_norms, kernel_penalty
 from ccnn_geo.training.optim import parameter_groups, warmup_cosine
 
 __all__ = ["CCNNClassifier", "ClassMeanAccuracy"]
@@ -170,7 +171,6 @@ class CCNNClassifier(pl.LightningModule):
             input_dropout=input_dropout,
             elementwise_dropout=elementwise_dropout,
         )
-        track_kernel_penalty(self.model, kernel_l2 > 0)
         metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -223,10 +223,11 @@ class CCNNClassifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the cross-entropy of a batch, plus the kernel penalty where it has weight."""
-        logits = self(batch)
+        with collect_kernel_norms() if self.kernel_l2 > 0 else nullcontext() as norms:
+            logits = self(batch)
         loss = nn.functional.cross_entropy(logits, batch.y, label_smoothing=self.label_smoothing)
-        if self.kernel_l2 > 0:
-            penalty = kernel_penalty(self.model)
+        if norms is not None:
+            penalty = kernel_penalty(norms)
             loss = loss + self.kernel_l2 * penalty
             self._log_mean("train/kernel_penalty", penalty, batch)
         self._log_mean("train/loss", loss, batch, prog_bar=True)

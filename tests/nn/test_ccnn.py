@@ -8,8 +8,8 @@ import pytest
 import torch
 from clouds_helpers import random_clouds
 
-from ccnn_geo import CCNN, CKConvMP, kernel_penalty, knn_graph, track_kernel_penalty
-from ccnn_geo.nn import SIREN, CCNNBlock, ChannelDropout, FlexBlock, S4Block
+from ccnn_geo import CCNN, CKConvMP, knn_graph
+from ccnn_geo.nn import SIREN, CCNNBlock, ChannelDropout, FlexBlock, Points, S4Block
 from ccnn_geo.ops import nearest_neighbors
 
 BLOCKS = [CCNNBlock, S4Block, FlexBlock]
@@ -104,7 +104,7 @@ def test_a_zeroed_branch_is_the_identity(block):
     layer = block(conv).double()
     torch.nn.init.zeros_(layer.linear.weight)
     x, pos, _ = random_clouds(20, channels=8)
-    torch.testing.assert_close(layer(x, pos, knn_graph(pos, 6)), x, atol=0, rtol=0)
+    torch.testing.assert_close(layer(x, Points.of(pos, knn_graph(pos, 6))), x, atol=0, rtol=0)
 
 
 def test_the_flex_block_with_a_zeroed_branch_is_its_last_activation():
@@ -113,7 +113,7 @@ def test_the_flex_block_with_a_zeroed_branch_is_its_last_activation():
     torch.nn.init.zeros_(layer.norms[1].weight)
     x, pos, _ = random_clouds(20, channels=8)
     torch.testing.assert_close(
-        layer(x, pos, knn_graph(pos, 6)), torch.nn.functional.gelu(x), atol=0, rtol=0
+        layer(x, Points.of(pos, knn_graph(pos, 6))), torch.nn.functional.gelu(x), atol=0, rtol=0
     )
 
 
@@ -122,7 +122,7 @@ def test_a_block_may_change_the_number_of_channels(block):
     sizes = [(4, 8), (8, 8)][: block.num_convs]
     layer = block(*(CKConvMP(i, o, dim=3, num_neighbors=6) for i, o in sizes)).double()
     x, pos, _ = random_clouds(20)
-    assert layer(x, pos, knn_graph(pos, 6)).shape == (20, 8)
+    assert layer(x, Points.of(pos, knn_graph(pos, 6))).shape == (20, 8)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -130,7 +130,8 @@ def test_every_parameter_gets_a_gradient_and_inputs_stay_as_they_are(block):
     model = tiny(block=block)
     x, pos, batch = random_clouds(20, 9)
     before = x.clone(), pos.clone(), batch.clone()
-    (model(x, pos, batch).square().sum() + 0.01 * kernel_penalty(model)).backward()
+    logits, penalty = model(x, pos, batch, return_kernel_penalty=True)
+    (logits.square().sum() + 0.01 * penalty).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and bool((parameter.grad != 0).any()), name
     for value, old in zip((x, pos, batch), before, strict=True):
@@ -176,7 +177,6 @@ def test_weights_are_drawn_once_and_loading_keeps_them():
 def test_copies_give_the_same_and_reset_gives_another():
     model = tiny().eval()
     x, pos, batch = random_clouds(20, 9)
-    track_kernel_penalty(model)
     expected = model(x, pos, batch)
     twin = copy.deepcopy(model)
     torch.testing.assert_close(twin(x, pos, batch), expected)

@@ -3,11 +3,12 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from clouds_helpers import random_clouds
 
-from ccnn_geo import CKConvMP, knn_graph, use_backend
+from ccnn_geo import CCNN, CKConvMP, knn_graph, use_backend
 from ccnn_geo.nn import SIREN
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
 
@@ -45,10 +46,10 @@ def test_changing_one_points_feature_changes_its_neighbours_outputs():
 def test_the_fused_layer_equals_its_readable_messages(arguments):
     conv, x, pos, edge_index, _ = conv_and_graph(**arguments)
     weight = torch.rand(len(x), dtype=torch.float64)
-    fused = conv(x, pos, edge_index, weight)
+    fused = conv(x, pos, edge_index, weight=weight)
     with torch.no_grad():
         handle = conv.register_message_forward_hook(lambda module, inputs, output: output)
-        readable = conv(x, pos, edge_index, weight)
+        readable = conv(x, pos, edge_index, weight=weight)
         handle.remove()
     torch.testing.assert_close(fused, readable, atol=1e-10, rtol=0)
 
@@ -61,25 +62,101 @@ def test_explainers_see_one_message_per_edge():
     assert messages[0].shape == (edge_index.size(1), 4)
 
 
-def test_pygs_gnn_explainer_weighs_the_edges():
+@pytest.mark.parametrize("kind", ["propagate", "message", "aggregate"])
+@pytest.mark.parametrize("moment", ["forward", "forward_pre"])
+def test_hooks_fire_once_and_see_the_edges_in_the_order_of_the_caller(kind, moment):
+    conv, x, pos, edge_index, _ = conv_and_graph(sizes=(12,))
+    edge_index = edge_index[:, torch.randperm(edge_index.size(1))]
+    seen = []
+    getattr(conv, f"register_{kind}_{moment}_hook")(lambda module, *args: seen.append(args))
+    expected = conv(x, pos, edge_index)
+    assert len(seen) == 1
+    inputs = seen[0][0]
+    if kind == "propagate":
+        assert torch.equal(inputs[0], edge_index)
+    elif kind == "message":
+        torch.testing.assert_close(inputs[0]["x_j"], x[edge_index[0]])
+    else:
+        assert torch.equal(inputs[0]["index"], edge_index[1])
+    seen.clear()
+    with use_backend("reference"):
+        torch.testing.assert_close(conv(x, pos, edge_index), expected)
+
+
+def masked(module, mask):
+    """Set the mask of edges as PyG's explainers do."""
+    from torch_geometric.explain.algorithm.utils import set_masks
+
+    set_masks(module, torch.nn.Parameter(mask), torch.zeros(2, len(mask)).long(), False)
+
+
+def test_edges_that_an_explainer_masks_count_as_absent_in_the_order_of_the_caller():
+    conv, x, pos, edge_index, _ = conv_and_graph()
+    edge_index = edge_index[:, torch.randperm(edge_index.size(1))]
+    keep = torch.rand(edge_index.size(1)) < 0.5
+    expected = conv(x, pos, edge_index[:, keep])
+    masked(conv, keep.double())
+    torch.testing.assert_close(conv(x, pos, edge_index), expected)
+
+
+def test_edges_that_an_explainer_masks_count_as_absent_in_a_network():
+    model = CCNN(4, 3, dim=3, hidden_channels=5, num_blocks=1, omega_0=1.0, window_width=0.5)
+    model = model.double().eval()
+    _, x, pos, edge_index, batch = conv_and_graph()
+    edge_index = edge_index[:, torch.randperm(edge_index.size(1))]
+    keep = torch.rand(edge_index.size(1)) < 0.5
+    expected = model(x, pos, batch, edge_index=edge_index[:, keep])
+    masked(model, keep.double())
+    torch.testing.assert_close(model(x, edge_index, batch, pos=pos), expected)
+
+
+@pytest.mark.parametrize("edge_mask_type", ["object", None])
+def test_pygs_gnn_explainer_explains_a_network_on_an_unsorted_graph(edge_mask_type):
     from torch_geometric.explain import Explainer, GNNExplainer
 
-    class Net(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = CKConvMP(4, 2, dim=3, num_neighbors=4)
-
-        def forward(self, x, edge_index, pos):
-            return self.conv(x, pos, edge_index)
-
+    model = CCNN(
+        4, 2, dim=3, hidden_channels=5, num_blocks=1, num_neighbors=4, omega_0=1.0,
+        window_width=0.5, readout=None,
+    )  # fmt: skip
     x, pos, _ = random_clouds(12, dtype=torch.float32)
     edge_index = knn_graph(pos, 4)
+    edge_index = edge_index[:, torch.randperm(edge_index.size(1))]
     explainer = Explainer(
-        Net(), algorithm=GNNExplainer(epochs=2), explanation_type="model",
-        edge_mask_type="object",
+        model, algorithm=GNNExplainer(epochs=2), explanation_type="model",
+        node_mask_type="attributes", edge_mask_type=edge_mask_type,
         model_config={"mode": "regression", "task_level": "node", "return_type": "raw"},
     )  # fmt: skip
-    assert explainer(x, edge_index, pos=pos).edge_mask.shape == (48,)
+    explanation = explainer(x, edge_index, pos=pos)
+    assert explanation.node_mask.shape == x.shape
+    if edge_mask_type:
+        assert explanation.edge_mask.shape == (edge_index.size(1),)
+        assert bool((explanation.edge_mask > 0).any())
+
+
+def test_layers_for_grids_stack_in_torchs_sequential():
+    torch.manual_seed(0)
+    layers = [CKConvMP.for_grid(2, 4, size=(5, 6)), torch.nn.GELU()]
+    net = torch.nn.Sequential(*layers, CKConvMP.for_grid(4, 3, size=(5, 6))).double()
+    x = torch.randn(2, 2, 5, 6, dtype=torch.float64)
+    expected = net[2].grid(net[1](net[0].grid(x)))
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_arguments_of_message_passing_are_accepted():
+    conv = CKConvMP(4, 5, dim=3, node_dim=0, aggr="add")
+    assert conv.node_dim == 0
+    with pytest.raises(ValueError, match="`aggr` to be 'add', got 'max'"):
+        CKConvMP(4, 5, dim=3, aggr="max")
+    with pytest.raises(ValueError, match="`flow` to be 'source_to_target'"):
+        CKConvMP(4, 5, dim=3, flow="target_to_source")
+
+
+def test_pygs_edge_index_gives_the_same():
+    from torch_geometric import EdgeIndex
+
+    conv, x, pos, edge_index, _ = conv_and_graph()
+    wrapped = EdgeIndex(edge_index, sparse_size=(len(x), len(x)))
+    torch.testing.assert_close(conv(x, pos, wrapped), conv(x, pos, edge_index))
 
 
 @pytest.mark.parametrize("arguments", VARIANTS)
@@ -147,7 +224,7 @@ def test_quadrature_weights_multiply_the_sources():
     conv, x, pos, edge_index, _ = conv_and_graph()
     weight = torch.rand(len(x), dtype=torch.float64)
     expected = conv(x * weight[:, None], pos, edge_index)
-    torch.testing.assert_close(conv(x, pos, edge_index, weight), expected)
+    torch.testing.assert_close(conv(x, pos, edge_index, weight=weight), expected)
 
 
 def test_a_causal_layer_hears_the_past_only():
@@ -182,7 +259,7 @@ def test_gradients_of_features_positions_and_weights_are_right():
     conv, x, pos, edge_index, _ = conv_and_graph(k=3, sizes=(5,), in_channels=2, out_channels=2)
     weight = torch.rand(5, dtype=torch.float64)
     inputs = [value.requires_grad_() for value in (x, pos, weight)]
-    assert torch.autograd.gradcheck(lambda x, p, w: conv(x, p, edge_index, w), inputs)
+    assert torch.autograd.gradcheck(lambda x, p, w: conv(x, p, edge_index, weight=w), inputs)
 
 
 def test_the_initial_variance_does_not_depend_on_the_number_of_neighbours():
@@ -207,12 +284,10 @@ def test_saving_and_loading_gives_the_same_output():
     torch.testing.assert_close(other(x, pos, edge_index), expected, atol=0, rtol=0)
 
 
-def test_copies_are_independent_and_carry_no_activations():
+def test_copies_are_independent():
     conv, x, pos, edge_index, _ = conv_and_graph()
-    conv.track_moment = True
     expected = conv(x, pos, edge_index)
     twin = copy.deepcopy(conv)
-    assert twin._record is None and twin._moment is None
     torch.testing.assert_close(twin(x, pos, edge_index), expected)
     with torch.no_grad():
         twin.mixing.weight.zero_()
@@ -266,6 +341,8 @@ def test_backends_agree_on_the_whole_layer():
         ({"out_channels": 0}, "`out_channels` >= 1"),
         ({"num_neighbors": 0}, "`num_neighbors` >= 1"),
         ({"omega_0": 0.0}, "`omega_0` to be positive"),
+        ({"omega_0": 1e300}, "finite initial weights.*`omega_0` is too large"),
+        ({"initialization": "best"}, "`initialization` to be 'exact' or 'paper', got 'best'"),
         ({"extent": 0.0}, "`extent` to be positive"),
         ({"extent": (1.0, 1.0)}, "`extent` to be positive, one number or 3"),
         ({"window_width": -1.0}, "`width` to be positive"),
@@ -293,6 +370,13 @@ def test_bad_arguments_are_named(arguments, match):
         ({"pos": torch.full((8, 3), torch.inf)}, ValueError, "finite `pos`"),
         ({"edge_index": torch.tensor([[8], [0]])}, ValueError, "every source in `edge_index`"),
         ({"weight": torch.ones(7)}, ValueError, r"`weight` of shape \[8\]"),
+        ({"weight": torch.full((8,), torch.nan)}, ValueError, "finite `weight`"),
+        ({"weight": torch.ones(8).long()}, TypeError, "floating-point `weight`"),
+        ({"x": np.zeros((8, 4))}, TypeError, "`x` to be a tensor, got a numpy.ndarray"),
+        ({"pos": np.zeros((8, 3))}, TypeError, "`pos` to be a tensor, got a numpy.ndarray"),
+        ({"pos": (torch.rand(8, 3),) * 3}, ValueError, "`pos` to be a tensor or a pair, got 3"),
+        ({"edge_index": None}, ValueError, "`edge_index` with `pos`, got none"),
+        ({"edge_index": [[0], [0]]}, TypeError, "`edge_index` to be a tensor or Neighborhood"),
     ],
 )
 def test_bad_input_is_named(change, error, match):

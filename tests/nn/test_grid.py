@@ -1,14 +1,16 @@
 """Layers and networks on regular grids: the same numbers as on the grid as a graph."""
 
 import copy
+import io
 import itertools
 import math
+import re
 
 import pytest
 import torch
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
-from ccnn_geo import CCNN, CKConvMP, kernel_penalty, knn_graph, track_kernel_penalty
+from ccnn_geo import CCNN, CKConvMP, knn_graph
 from ccnn_geo.nn import SIREN, CCNNBlock, ChannelDropout, FlexBlock, PointwiseLinear, S4Block
 from ccnn_geo.ops import dense_graph, grid_positions
 
@@ -17,6 +19,8 @@ TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
 SMOOTH = {"omega_0": 1.0, "kernel_channels": 5, "window_width": 0.4}
 TINY = {**SMOOTH, "hidden_channels": 8, "num_blocks": 2, "window_cutoff": 0.1}
 
+ONE_TAP = pytest.mark.filterwarnings("ignore:The kernel has 1 tap")
+
 CASES = [
     pytest.param((9,), {}, id="1-D odd"),
     pytest.param((10,), {}, id="1-D even"),
@@ -24,16 +28,18 @@ CASES = [
     pytest.param((10,), {"causal": True}, id="causal even"),
     pytest.param((10,), {"causal": True, "kernel_size": 4}, id="causal short"),
     pytest.param((8,), {"kernel_size": 31}, id="1-D kernel longer than the grid"),
-    pytest.param((8,), {"kernel_size": 1}, id="1-D single tap"),
+    pytest.param((8,), {"kernel_size": 1}, id="1-D single tap", marks=ONE_TAP),
     pytest.param((5, 5), {}, id="2-D odd"),
     pytest.param((4, 7), {}, id="2-D rectangular"),
     pytest.param((6, 5), {"kernel_size": (3, 9)}, id="2-D rectangular kernel"),
     pytest.param((6, 5), {"separable": False}, id="2-D full kernel"),
     pytest.param((4, 5), {"window_cutoff": 0.0}, id="2-D no cutoff"),
     pytest.param((5, 4), {"spacing": (0.5, 2.0), "window_width": (0.3, 0.6)}, id="2-D anisotropic"),
-    pytest.param((3, 3, 3), {}, id="3-D odd"),
+    pytest.param((3, 3, 3), {"window_width": 0.6}, id="3-D odd"),
     pytest.param((4, 3, 2), {}, id="3-D rectangular"),
-    pytest.param((4, 3, 3), {"separable": False, "kernel_size": 3}, id="3-D full kernel"),
+    pytest.param(
+        (4, 3, 3), {"separable": False, "kernel_size": 3, "window_width": 0.6}, id="3-D full kernel"
+    ),
 ]
 
 
@@ -121,7 +127,7 @@ def test_graph_fft_sum_and_torch_give_the_same_numbers_and_gradients(size, argum
 
 def test_four_dimensions_convolve_too():
     size = (3, 2, 2, 3)
-    conv = layer(size)
+    conv = layer(size, window_width=0.6)
     x = torch.randn(1, 3, *size, dtype=torch.float64)
     expected = conv(nodes(x[0]), grid_positions(size, 0.3, dtype=torch.float64), dense_graph(size))
     torch.testing.assert_close(nodes(conv.grid(x)[0]), expected)
@@ -200,7 +206,7 @@ def test_weights_of_cells_are_those_of_the_points(shared):
     actual = conv.grid(x, weight=weight)
     for b in range(2):
         each = (weight if shared else weight[b]).flatten()
-        expected = conv(nodes(x[b]), pos, dense_graph(size), each)
+        expected = conv(nodes(x[b]), pos, dense_graph(size), weight=each)
         torch.testing.assert_close(nodes(actual[b]), expected)
 
 
@@ -285,6 +291,7 @@ def test_the_centre_tap_stays_when_the_window_shrinks_to_nothing(dtype):
         assert all(bool(torch.isfinite(p.grad).all()) for p in conv.parameters())
 
 
+@ONE_TAP
 @pytest.mark.parametrize(
     ("size", "arguments", "extent", "taps"),
     [
@@ -377,14 +384,42 @@ def test_networks_of_one_and_three_dimensions_agree_with_their_points_too(size):
         torch.testing.assert_close(model(x, method=method), expected)
 
 
+def cloud_network(stem, **changes):
+    settings = {
+        "extent": stem.extent, "spacing": stem.spacing, "window_cutoff": stem.window_cutoff,
+    }  # fmt: skip
+    return CCNN(2, 3, dim=2, **{**TINY, **settings, **changes}).double()
+
+
 def test_weights_move_between_networks_for_clouds_and_for_grids():
     on_grids = network((5, 6)).eval()
-    on_clouds = CCNN(
-        2, 3, dim=2, extent=on_grids.stem.extent, **{**TINY, "window_width": 0.1}
-    ).double()
+    on_clouds = cloud_network(on_grids.stem)
     on_clouds.load_state_dict(on_grids.state_dict())
     x = torch.randn(1, 2, 5, 6, dtype=torch.float64)
-    torch.testing.assert_close(on_clouds.eval()(x, spacing=0.5), on_grids(x))
+    torch.testing.assert_close(on_clouds.eval()(x), on_grids(x))
+
+
+@pytest.mark.parametrize(
+    "change", [{"extent": 4.0}, {"spacing": None}, {"spacing": 1.0}, {"window_cutoff": 0.0}]
+)
+def test_weights_of_kernels_with_other_settings_are_refused_with_both_values(change):
+    on_grids = network((5, 6))
+    on_clouds = cloud_network(on_grids.stem, **change)
+    ((name, _),) = change.items()
+    values = f"{getattr(on_grids.stem, name)} in the state_dict, {getattr(on_clouds.stem, name)} in"
+    match = f"{name} mismatch for the kernel of stem: {re.escape(values)}"
+    with pytest.raises(RuntimeError, match=match):
+        on_clouds.load_state_dict(on_grids.state_dict())
+    on_clouds.load_state_dict(dict(on_grids.state_dict()))
+    assert torch.equal(on_clouds.stem.kernel.phases, on_grids.stem.kernel.phases)
+
+
+def test_the_settings_of_kernels_survive_a_file():
+    file = io.BytesIO()
+    torch.save(network((5, 6)).state_dict(), file)
+    file.seek(0)
+    with pytest.raises(RuntimeError, match="extent mismatch"):
+        network((9, 6)).load_state_dict(torch.load(file, weights_only=True))
 
 
 @pytest.mark.parametrize("as_lengths", [True, False])
@@ -452,17 +487,15 @@ def test_outputs_have_unit_scale_on_voxels_with_as_many_neighbours_as_they_have(
 
 
 @pytest.mark.parametrize("separable", [True, False])
-@pytest.mark.parametrize("tracked", [False, True])
 @pytest.mark.parametrize("spacing", [None, 1.0])
-def test_the_penalty_is_half_the_norm_of_the_rendered_kernels(separable, tracked, spacing):
+def test_the_penalty_is_half_the_norm_of_the_rendered_kernels(separable, spacing):
     size = (6, 5)
     model = network(size, separable=separable)
-    track_kernel_penalty(model, tracked)
-    model(torch.randn(1, 2, *size, dtype=torch.float64), spacing=spacing)
+    x = torch.randn(1, 2, *size, dtype=torch.float64)
+    _, penalty = model(x, spacing=spacing, return_kernel_penalty=True)
     convs = [module for module in model.modules() if isinstance(module, CKConvMP)]
     steps = (spacing or 0.5,) * 2
     expected = 0.5 * sum(rendered(conv, steps, (5, 4)).square().sum() for conv in convs)
-    penalty = kernel_penalty(model)
     torch.testing.assert_close(penalty, expected)
     leaves = [p for conv in convs for p in [*conv.kernel.parameters(), conv.window.log_width]]
     for one, other in zip(
@@ -476,7 +509,8 @@ def test_every_parameter_gets_a_gradient_and_inputs_stay_as_they_are(masked):
     model = network((5, 6))
     x, mask = torch.randn(2, 2, 5, 6, dtype=torch.float64), torch.rand(2, 5, 6) < 0.7
     before = x.clone(), mask.clone()
-    (model(x, mask=mask if masked else None).square().sum() + kernel_penalty(model)).backward()
+    logits, penalty = model(x, mask=mask if masked else None, return_kernel_penalty=True)
+    (logits.square().sum() + penalty).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and bool((parameter.grad != 0).any()), name
     assert torch.equal(x, before[0]) and torch.equal(mask, before[1])
@@ -617,8 +651,3 @@ def test_without_a_training_grid_the_spacing_must_be_given():
         CKConvMP(2, 3, dim=1).grid(X)
     with pytest.raises(ValueError, match="Expected `spacing`"):
         CCNN(2, 3, dim=1, hidden_channels=4, num_blocks=1)(X)
-
-
-def test_blocks_want_positions_or_something_that_convolves():
-    with pytest.raises(ValueError, match="`pos` and `edge_index`, or `convolve`"):
-        CCNNBlock(CKConvMP(4, 4, dim=1))(torch.zeros(3, 4))
