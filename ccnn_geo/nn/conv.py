@@ -391,13 +391,9 @@ class CKConvMP(MessagePassing):
         signals = grid.output(x)
         if grid.weight is not None:
             signals = signals * grid.weight.to(signals.dtype).view(-1, 1, *grid.size)
-        taps = grid.taps_of(self)
         readout, moment = self.readout(), None
         with torch.autocast(signals.device.type, enabled=False):
-            basis = self._tap_basis(grid)
-            kernel = (readout @ basis.T).unflatten(-1, [sum(arms) + 1 for arms in taps])
-            if grid.weight is None and self.spacing is not None:
-                kernel = kernel * (math.prod(grid.spacing) / math.prod(self.spacing))
+            kernel, basis = self._render(grid, readout)
             output = grid_conv(signals, kernel, causal=self.causal, method=grid.method)
             if with_norm or collections:
                 moment = basis.T @ basis
@@ -496,6 +492,18 @@ class CKConvMP(MessagePassing):
     def _grid_moment(self, grid: Grid) -> Tensor:
         basis = self._tap_basis(grid)
         return basis.T @ basis
+
+    # Sizes that follow from windows, which training changes: the compiler would have to prove for
+    # every crop that a product of counts divides a size, and fails to for D > 1.
+    @torch.compiler.disable
+    def _render(self, grid: Grid, readout: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the kernel on a grid, `[C, *K]` or `[O, C, *K]`, and the basis that it is of."""
+        basis = self._tap_basis(grid)
+        taps = [sum(arms) + 1 for arms in grid.taps_of(self)]
+        kernel = (readout @ basis.T).unflatten(-1, taps)
+        if grid.weight is None and self.spacing is not None:
+            kernel = kernel * (math.prod(grid.spacing) / math.prod(self.spacing))
+        return kernel, basis
 
     def _tap_basis(self, grid: Grid) -> Tensor:
         """Return windowed features at every tap of a grid, `[K, H + 1]`."""

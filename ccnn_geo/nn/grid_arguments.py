@@ -38,7 +38,7 @@ def training_grid(
         kernel_size: Taps per axis, or `"same"` for as many as there are cells.
         spacing: Step of the grid in any unit of length.
         window_width: See `CKConvMP`. Unless given, the published 0.075, and more on axes on which
-            this would leave the centre alone (up to 18 cells).
+            it would cover few taps (up to 19 cells).
         window_cutoff: See `CKConvMP`; 0.1 as in the paper.
         causal: See `CKConvMP`.
         num_neighbors: See `CKConvMP`; the taps inside the initial window unless given.

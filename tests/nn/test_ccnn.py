@@ -8,7 +8,7 @@ import pytest
 import torch
 from clouds_helpers import random_clouds
 
-from ccnn_geo import CCNN, CKConvMP, knn_graph
+from ccnn_geo import CCNN, CKConvMP, collect_kernel_norms, knn_graph
 from ccnn_geo.nn import SIREN, CCNNBlock, ChannelDropout, FlexBlock, Points, S4Block
 from ccnn_geo.ops import nearest_neighbors
 
@@ -299,3 +299,81 @@ def test_blocks_want_the_right_convolutions():
         FlexBlock(CKConvMP(4, 4, dim=3))
     with pytest.raises(ValueError, match="gives as many, got one of 5"):
         FlexBlock(CKConvMP(4, 4, dim=3), CKConvMP(5, 4, dim=3))
+
+
+def surface(num_points):
+    """Return features (normals and positions) and positions of points on a sphere."""
+    normal = torch.nn.functional.normalize(torch.randn(num_points, 3), dim=1)
+    return torch.cat([normal, normal], 1), normal
+
+
+def without_norms(model):
+    """Replace all batch norms, which would hide the scale of the kernels, by the identity."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.BatchNorm1d):
+                setattr(module, name, torch.nn.Identity())
+    return model
+
+
+PUBLISHED = [(16, 8, 50.0), (140, 32, 500.0)]
+
+
+@pytest.mark.parametrize(("hidden", "width", "omega_0"), PUBLISHED)
+def test_exact_initialisation_keeps_the_scale_on_clouds_at_published_settings(
+    hidden, width, omega_0
+):
+    """The paper's Fig. 6: the paper's own factor leaves hundredths of the scale on clouds."""
+    settings = {
+        "dim": 3, "hidden_channels": hidden, "kernel_channels": width, "omega_0": omega_0,
+        "readout": None,
+    }  # fmt: skip
+    x, pos = surface(512)
+    spread = {}
+    for initialization in ("paper", "exact"):
+        torch.manual_seed(0)
+        model = CCNN(6, 40, **settings, initialization=initialization)
+        graph = knn_graph(pos, 256, loop=True)
+        with torch.no_grad():
+            noise = model.stem(torch.randn(512, 6), pos, graph)
+            logits = without_norms(model)(x, pos)
+        spread[initialization] = float(noise.std()), float(logits.std())
+    assert 0.5 < spread["exact"][0] < 2
+    assert spread["paper"][0] < 0.1
+    assert spread["paper"][1] < 0.1 < 0.5 < spread["exact"][1]
+
+
+@pytest.mark.parametrize("on_grid", [False, True])
+def test_calibration_makes_the_norms_on_given_data_one_and_lies_in_the_weights(on_grid):
+    settings = {"hidden_channels": 6, "num_blocks": 1, "kernel_channels": 4, "omega_0": 1.0}
+    if on_grid:
+        model = CCNN.for_grid(3, 4, size=(9, 8), **settings, window_width=0.4)
+        inputs = (torch.randn(2, 3, 9, 8),)
+    else:
+        model = CCNN(3, 4, dim=2, **settings, num_neighbors=7, window_width=0.4)
+        inputs = random_clouds(20, 15, dim=2, channels=3, dtype=torch.float32)
+    assert model.calibrate(*inputs) is model
+    loaded = copy.deepcopy(model)
+    loaded.reset_parameters()
+    loaded.load_state_dict(model.state_dict())
+    for each in (model, loaded):
+        with collect_kernel_norms() as norms:
+            each(*inputs)
+        # One for each of the stem's 3 and the block's 6 channels.
+        assert [float(norm.detach()) for norm in norms] == pytest.approx([3.0, 6.0], rel=1e-4)
+
+
+def test_initialisation_draws_nothing_twice_and_no_forward_pass_changes_it():
+    x, pos, batch = random_clouds(20, 9, dtype=torch.float32)
+    weights = {}
+    for initialization in ("paper", "exact"):
+        torch.manual_seed(3)
+        model = CCNN(4, 3, **TINY, initialization=initialization)
+        before = copy.deepcopy(model.state_dict())
+        model.eval()(x, pos, batch)
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, before[name]), name
+        weights[initialization] = before
+    for name, value in weights["paper"].items():
+        same = torch.equal(value, weights["exact"][name])
+        assert same == (not name.endswith("kernel.readout.weight")), name

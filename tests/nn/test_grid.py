@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
-from ccnn_geo import CCNN, CKConvMP, knn_graph
+from ccnn_geo import CCNN, CKConvMP, knn_graph, use_backend
 from ccnn_geo.nn import SIREN, CCNNBlock, ChannelDropout, FlexBlock, PointwiseLinear, S4Block
-from ccnn_geo.ops import dense_graph, grid_positions
+from ccnn_geo.ops import KernelSupport, dense_graph, grid_positions
 
 TORCH_CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -516,14 +516,23 @@ def test_every_parameter_gets_a_gradient_and_inputs_stay_as_they_are(masked):
     assert torch.equal(x, before[0]) and torch.equal(mask, before[1])
 
 
-@pytest.mark.parametrize(("masked", "widths"), [(False, (0.4, 0.2, 0.1)), (True, (0.4,))])
-def test_torch_compile_runs_and_agrees_while_the_crop_changes(masked, widths):
+# From dynamo itself, which looks at intermediate tensors after a graph break.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize(
+    ("size", "masked", "widths", "backend"),
+    [
+        ((24,), False, (0.4, 0.2, 0.1), "aot_eager"),
+        ((24,), True, (0.4,), "aot_eager"),
+        ((9, 8), False, (0.5, 0.3, 0.2), "inductor"),
+    ],
+)
+def test_torch_compile_runs_and_agrees_while_the_crop_changes(size, masked, widths, backend):
     torch._dynamo.reset()
-    small = {"num_blocks": 1, "kernel": lambda values: SIREN(1, 4, values, num_layers=1)}
-    model = network((24,), **small).float().eval()
-    x = torch.randn(2, 2, 24)
-    arguments = {"mask": torch.rand(2, 24) < 0.8} if masked else {}
-    compiled = torch.compile(model, backend="aot_eager")
+    small = {"num_blocks": 1, "kernel": lambda values: SIREN(len(size), 4, values, num_layers=1)}
+    model = network(size, **small).float().eval()
+    x = torch.randn(2, 2, *size)
+    arguments = {"mask": torch.rand(2, *size) < 0.8} if masked else {}
+    compiled = torch.compile(model, backend=backend)
     for width in widths:
         for block in model.blocks:
             torch.nn.init.constant_(block.conv(0).window.log_width, math.log(width))
@@ -651,3 +660,71 @@ def test_without_a_training_grid_the_spacing_must_be_given():
         CKConvMP(2, 3, dim=1).grid(X)
     with pytest.raises(ValueError, match="Expected `spacing`"):
         CCNN(2, 3, dim=1, hidden_channels=4, num_blocks=1)(X)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("cells", [2, 3, 4, 5, 8, 13, 14, 18, 19, 40])
+def test_networks_for_grids_of_every_size_are_alive_by_default(dim, cells):
+    if dim == 3 and cells > 14:
+        pytest.skip("large volumes take long, and their axes are those of smaller ones")
+    size = (cells,) * dim
+    model = CCNN.for_grid(2, 3, size=size, hidden_channels=4, num_blocks=1, kernel_channels=4)
+    x = torch.randn(2, 2, *size)
+    output = model(x)
+    output.square().sum().backward()
+    assert bool((output.detach().abs() > 0).any())
+    for conv in (model.stem, model.blocks[0].conv(0)):
+        assert float(conv.kernel.readout.weight.grad.abs().max()) > 0
+    before, after = model.stem.support().taps(model.stem.spacing, size)[0]
+    assert before >= 1 and after >= 1
+    assert (model.stem.window.initial_width[0] == 0.075) == (cells >= 20)
+
+
+@pytest.mark.parametrize("arguments", [{"kernel_size": 1}, {"window_width": 0.01}])
+def test_a_kernel_of_one_tap_warns_with_the_number(arguments):
+    with pytest.warns(UserWarning, match=r"The kernel has 1 tap, its centre, at spacing \(1.0,\)"):
+        CKConvMP.for_grid(2, 3, size=(8,), **arguments)
+
+
+@pytest.mark.parametrize("axis", [1.0, 0.1, 1 / 3])
+@pytest.mark.parametrize("half", [3, 1000, 300_000, 2_000_000])
+def test_long_kernels_have_exactly_the_taps_of_their_support(axis, half):
+    support = KernelSupport(torch.zeros(1), 1, extent=half * axis)
+    assert support.taps((axis,), (4 * half,)) == ((half, half),)
+
+
+@pytest.mark.parametrize("omega_0", [50.0, 1435.77, 2976.49])
+def test_in_float32_a_grid_and_its_graph_agree_at_published_frequencies(omega_0):
+    size = (33,)
+    conv = CKConvMP.for_grid(3, 4, size=size, omega_0=omega_0, window_width=0.3, kernel_channels=32)
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad(), use_backend("reference"):
+        expected = conv(nodes(x[0]), grid_positions(size), dense_graph(size))
+        actual = nodes(conv.grid(x)[0])
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(actual, expected, atol=1e-6 * scale, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "arguments"),
+    [
+        ((1000,), {"causal": True, "omega_0": 2976.49}),
+        ((1000,), {"omega_0": 2976.49}),
+        ((32, 32), {"omega_0": 1435.77}),
+        ((40, 40, 40), {"omega_0": 50.0}),
+        ((32, 32), {"omega_0": 1435.77, "separable": False}),
+    ],
+)
+def test_exact_initialisation_makes_the_norm_of_every_windowed_kernel_one(size, arguments):
+    conv = CKConvMP.for_grid(3, 5, size=size, initialization="exact", **arguments)
+    taps = [before + 1 + after for before, after in conv.support().taps(conv.spacing, size)]
+    offsets = conv.support().tap_offsets(conv.spacing, conv.support().taps(conv.spacing, size))
+    assert len(offsets) == math.prod(taps)
+    with torch.no_grad():
+        kernel = conv.kernel(offsets + conv.support().shift)
+        kernel = kernel * conv.support().window(offsets).unsqueeze(-1)
+        squares = kernel.square().sum(0)
+        norms = squares if conv.separable else squares.view(5, 3).sum(1)
+        torch.testing.assert_close(norms, torch.ones_like(norms), rtol=1e-4, atol=0)
+        noise = conv.grid(torch.randn(8, 3, *(min(cells, 64) for cells in size)))
+    assert 0.5 < float(noise.std()) < 2
