@@ -61,12 +61,20 @@ class KernelSupport:
             upper = torch.zeros_like(upper)
         self.bounds = torch.stack([lower, upper])
 
-    def to_kernel_unit(self, pos: Tensor) -> Tensor:
-        """Express positions `[..., D]` in units of the extent, in the type of the kernel."""
+    def scaled(self, pos: Tensor) -> Tensor:
+        """Return positions or offsets `[..., D]` in units of the extent, in float64.
+
+        Positions of single precision keep all their digits, so that offsets between points far from
+        the origin can be taken after scaling.
+        """
+        pos = pos.double()
         if all(each == 1.0 for each in self.scale):
-            return pos.to(self.bounds.dtype)
-        scale = torch.tensor(self.scale, dtype=torch.float64, device=pos.device)
-        return (pos * scale.to(pos.dtype)).to(self.bounds.dtype)
+            return pos
+        return pos * torch.tensor(self.scale, dtype=torch.float64, device=pos.device)
+
+    def to_kernel_unit(self, offsets: Tensor) -> Tensor:
+        """Return offsets `[..., D]` in units of the extent, in the type of the kernel."""
+        return self.scaled(offsets).to(self.bounds.dtype)
 
     def taps(
         self,
@@ -109,7 +117,8 @@ class KernelSupport:
 
     def inside(self, offsets: Tensor, counts: Tensor | None = None) -> Tensor:
         """Return a mask of the offsets `[..., D]` in the support for which `counts` is true."""
-        inside = ((offsets >= self.bounds[0]) & (offsets <= self.bounds[1])).all(-1)
+        # NaN counts as inside, so that it reaches the output instead of vanishing.
+        inside = ~((offsets < self.bounds[0]) | (offsets > self.bounds[1])).any(-1)
         return inside if counts is None else inside & counts
 
     def window(self, offsets: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -126,4 +135,6 @@ class KernelSupport:
             else features(coordinates)
         )
         window = self.window(offsets, counts).unsqueeze(-1)
+        # Infinite features outside the support must not turn its zeros into NaN.
+        hidden = torch.where(window == 0, torch.zeros_like(hidden), hidden)
         return torch.cat([window * hidden, window], -1)

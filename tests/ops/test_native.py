@@ -125,7 +125,7 @@ def random_call(
 
 
 def change(call, convert):
-    """The call with every floating tensor converted."""
+    """The call with every floating tensor converted; positions stay in float64."""
 
     def visit(part):
         if isinstance(part, tuple):
@@ -133,7 +133,8 @@ def change(call, convert):
         floating = isinstance(part, torch.Tensor) and part.is_floating_point()
         return convert(part) if floating else part
 
-    return MagnetConv(*map(visit, call))
+    changed = MagnetConv(*map(visit, call))
+    return changed._replace(source=changed.source.double(), target=changed.target.double())
 
 
 def leaves(call):
@@ -359,16 +360,6 @@ def test_a_pointer_that_names_no_slots_is_an_error(library):
     for pointer in (call.pointer + 1, call.pointer.flip(0), call.pointer - 1):
         with pytest.raises(IndexError, match="Expected `index` and `pointer` to name existing"):
             native.forward(call._replace(pointer=pointer), False)
-    with pytest.raises(ValueError, match="Expected `pointer` of 8 entries, got 7"):
-        native.forward(call._replace(pointer=call.pointer[1:]), False)
-
-
-def test_operands_of_mixed_types_are_an_error(library):
-    call = random_call()
-    with pytest.raises(
-        TypeError, match="Expected all operands in torch.float64, got torch.float32"
-    ):
-        native.forward(call._replace(source=call.source.float()), False)
 
 
 def test_it_takes_float32_and_float64_on_the_cpu_only(library):

@@ -1,5 +1,6 @@
 """The convolution: every evaluation against a double loop over the definition."""
 
+import copy
 import os
 import sys
 from contextlib import contextmanager
@@ -9,9 +10,11 @@ import torch
 from clouds_helpers import random_clouds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 import ccnn_geo
-from ccnn_geo.nn import MLP, SIREN, FourierNet, GaborNet, MAGNet
+from ccnn_geo import CKConvMP, use_backend
+from ccnn_geo.nn import MLP, SIREN, FourierNet, GaborNet, KernelNetwork, MAGNet, Points
 from ccnn_geo.ops import KernelSupport, MAGNetWeights, Neighborhood, nearest_neighbors, point_conv
 from ccnn_geo.ops.point_backends import autograd as recorded
 from ccnn_geo.ops.point_backends import torch as tiled
@@ -318,12 +321,156 @@ def test_other_kernel_networks_are_tiled_and_agree_with_the_reference(network, d
         assert_close(one, other, torch.float64)
 
 
-def test_backward_twice_through_the_fused_operator_says_what_to_use():
-    evaluate, _, leaves = make_call(3, [4] * 3, 2, 3, 2)
-    output, _ = evaluate("torch")
-    (grad,) = torch.autograd.grad(output.sum(), leaves[:1], create_graph=True)
-    with pytest.raises(RuntimeError, match="magnet_conv_backward"):
-        grad.sum().backward()
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize("full", [False, True])
+def test_gradients_can_be_differentiated_again(evaluation, full):
+    evaluate, _, leaves = make_call(2, [3] * 3, 2, 3, 2, full=full)
+    output, moment = evaluate(evaluation)
+    expected, expected_moment = evaluate("reference")
+
+    def twice(output, moment):
+        loss = output.sin().sum() + moment.square().sum()
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        return torch.autograd.grad(
+            sum(grad.square().sum() for grad in first), leaves, allow_unused=True,
+            materialize_grads=True,
+        )  # fmt: skip
+
+    for one, other in zip(twice(output, moment), twice(expected, expected_moment), strict=True):
+        torch.testing.assert_close(one, other)
+        assert bool(one.isfinite().all())
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_forward_mode_differentiation_gives_the_directional_derivative(backend):
+    x, pos, _ = random_clouds(9, dim=2, channels=3)
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=4, omega_0=1.0, window_width=0.5).double()
+    neighbors = nearest_neighbors(pos, 4)
+    tangents = torch.randn_like(x), torch.randn_like(pos)
+    with use_backend(backend), forward_ad.dual_level():
+        inputs = map(forward_ad.make_dual, (x, pos), tangents)
+        actual = forward_ad.unpack_dual(conv(*inputs, neighbors)).tangent
+    step = 1e-6
+    moved = [conv(x + s * tangents[0], pos + s * tangents[1], neighbors) for s in (step, -step)]
+    torch.testing.assert_close(actual, (moved[0] - moved[1]) / (2 * step), atol=1e-6, rtol=1e-5)
+
+
+FAR = [1e3, 5e5, 4e6]
+
+
+@pytest.mark.parametrize("far", FAR)
+@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_a_layer_of_single_precision_takes_coordinates_far_from_the_origin(backend, far, scale):
+    conv = CKConvMP(3, 4, dim=3, num_neighbors=8, extent=scale, omega_0=50.0)
+    x, pos, batch = random_clouds(40, 30, dim=3, channels=3)
+    # The clouds of a batch lie far from each other, too.
+    shift = torch.tensor([far, -far, 0.5 * far], dtype=torch.float64)
+    away = scale * pos + torch.outer(1.0 + batch, shift)
+    neighbors = nearest_neighbors(pos, 8, batch)
+    results = []
+    with use_backend(backend):
+        for place in (away, away - torch.outer(1.0 + batch, shift)):
+            leaf = place.clone().requires_grad_()
+            output = conv(x.float(), leaf, neighbors)
+            output.square().sum().backward()
+            results.append((output.detach(), leaf.grad))
+    for one, other in zip(*results, strict=True):
+        limit = 1e-5 * float(other.abs().max())
+        torch.testing.assert_close(one, other, atol=limit, rtol=0)
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_positions_of_single_precision_count_with_all_their_digits(backend):
+    conv = CKConvMP(3, 4, dim=3, num_neighbors=8, extent=0.7, omega_0=50.0)
+    x, pos, _ = random_clouds(40, dim=3, channels=3, dtype=torch.float32)
+    pos = pos + 1000.0
+    neighbors = nearest_neighbors(pos, 8)
+    with use_backend(backend):
+        actual = conv(x, pos, neighbors)
+    expected = copy.deepcopy(conv).double()(x.double(), pos.double(), neighbors).float()
+    limit = 1e-5 * float(expected.detach().abs().max())
+    torch.testing.assert_close(actual, expected, atol=limit, rtol=0)
+
+
+def table_with_empty_slots():
+    """Six targets of four slots each, some empty; every edge inside the support but some."""
+    x, pos, _ = random_clouds(6, dim=2, channels=3)
+    table = torch.tensor([[1, 2, -1, -1]] * 5 + [[-1] * 4])
+    return x, pos, Neighborhood.from_table(table)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_are_not_finite_reach_connected_targets_and_no_others(evaluation, value):
+    x, pos, neighbors = table_with_empty_slots()
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=4, omega_0=1.0, window_width=0.5).double()
+    x[0] = value  # the source that stands in for empty slots
+    with backend_for(evaluation) as backend, use_backend(backend):
+        hidden, _ = conv.convolve_points(x, Points.of(pos, neighbors), with_norm=False)
+        assert bool(hidden.isfinite().all())
+        x[1] = value
+        hidden, _ = conv.convolve_points(x, Points.of(pos, neighbors), with_norm=False)
+    assert hidden.isfinite().all(1).tolist() == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_features_beyond_the_support_contribute_nothing_even_if_not_finite(evaluation):
+    x, pos, _ = table_with_empty_slots()
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=4, omega_0=1.0, window_width=0.5).double()
+    pos[1] += 50.0
+    x[1] = torch.nan
+    neighbors = Neighborhood.from_table(torch.tensor([[1, 2, 3]] * 6)[[0, 2, 3, 4, 5, 0]])
+    with backend_for(evaluation) as backend, use_backend(backend):
+        hidden, _ = conv.convolve_points(x, Points.of(pos, neighbors), with_norm=False)
+    assert hidden.isfinite().all(1).tolist() == [True, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize("broken", ["pos", "weight"])
+def test_positions_and_weights_that_are_not_finite_are_refused(evaluation, broken):
+    x, pos, neighbors = table_with_empty_slots()
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=4).double()
+    weight = torch.ones(6, dtype=torch.float64)
+    (pos if broken == "pos" else weight)[3] = torch.nan
+    match = "finite (target|source) positions" if broken == "pos" else "finite weight"
+    with backend_for(evaluation) as backend, use_backend(backend):
+        with pytest.raises(ValueError, match=match):
+            conv.convolve_points(x, Points.of(pos, neighbors, weight=weight), with_norm=False)
+
+
+class Singular(KernelNetwork):
+    """A kernel network that is singular at offset zero."""
+
+    def features(self, coordinates):
+        distance = coordinates.square().sum(-1, keepdim=True).sqrt()
+        return (1 / distance).expand(*coordinates.shape[:-1], self.hidden_channels)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_a_kernel_that_is_singular_at_an_empty_slot_stays_finite(backend):
+    x, pos, _ = table_with_empty_slots()
+    pos.requires_grad_()
+    conv = CKConvMP(3, 4, dim=2, kernel=Singular(2, 3, 3), window_width=0.5).double()
+    table = torch.tensor([[1, 2, -1]] + [[3, 4, -1]] * 2 + [[0, -1, -1]] * 3)
+    table[0] = torch.tensor([-1, 2, 1])  # source 0 stands in for an empty slot of target 0
+    with use_backend(backend):
+        output = conv(x, pos, Neighborhood.from_table(table))
+        output.sum().backward()
+    assert bool(output.isfinite().all()) and bool(pos.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_a_table_of_empty_slots_without_sources_gives_the_bias(evaluation):
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=4).double()
+    pos = torch.rand(5, 2, dtype=torch.float64)
+    nothing = torch.zeros(0, 3, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.float64)
+    neighbors = Neighborhood.from_table(torch.full((5, 2), -1), 0)
+    with backend_for(evaluation) as backend, use_backend(backend):
+        output, norm = conv(nothing[0], (nothing[1], pos), neighbors, return_kernel_norm=True)
+    torch.testing.assert_close(output, conv.mixing(conv.bias).expand(5, -1))
+    assert float(norm.detach()) == 0.0
+    (output.sum() + norm).backward()
 
 
 def captured_arguments():
@@ -449,7 +596,7 @@ def test_a_backend_that_cannot_run_says_why():
     [
         (torch.rand(4, 2), torch.rand(5, 3), r"`x` of shape \[5, C\], got \[4, 2\]"),
         (torch.rand(5, 3), torch.rand(5, 3), "`x` with 2 channels, got 3"),
-        (torch.rand(5, 2), torch.rand(4, 3), r"source positions of shape \[5, D\]"),
+        (torch.rand(5, 2), torch.rand(4, 3), r"source positions of shape \[5, 3\]"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(x, pos, match):

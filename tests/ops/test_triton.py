@@ -13,7 +13,8 @@ from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
 from ccnn_geo.ops.point_backends import torch as tiled
 from ccnn_geo.ops.point_backends import triton as fused
-from ccnn_geo.ops.point_backends.operator import MagnetConv, MagnetConvGradients, magnet_conv
+from ccnn_geo.ops.point_backends.operands import MagnetConv, MagnetConvGradients
+from ccnn_geo.ops.point_backends.operator import magnet_conv
 from ccnn_geo.ops.point_backends.triton.tiles import aggregate_tiles, channel_chunks, padded_width
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -88,8 +89,11 @@ def converted(value, **to):
     if isinstance(value, torch.Tensor):
         kind = to.get("dtype") if value.is_floating_point() else None
         return value.to(device=to["device"], dtype=kind or value.dtype)
-    if isinstance(value, MagnetConv | MAGNetWeights):
-        return type(value)(*(converted(part, **to) for part in value))
+    if isinstance(value, MAGNetWeights):
+        return MAGNetWeights(*(converted(part, **to) for part in value))
+    if isinstance(value, MagnetConv):
+        call = MagnetConv(*(converted(part, **to) for part in value))
+        return call._replace(source=call.source.double(), target=call.target.double())
     return value
 
 

@@ -1,4 +1,4 @@
-"""The convolution as autograd records it: for any kernel network, and for few edges.
+"""The convolution recorded by autograd: for any kernel network, and for few edges.
 
 Few edges are taken in one piece and what backward needs is kept: neither tiles nor recomputing them
 would pay. More are taken in tiles, of which all but the first are recomputed in backward.
@@ -6,14 +6,17 @@ would pay. More are taken in tiles, of which all but the first are recomputed in
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
-from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
+from ccnn_geo.ops.neighborhood import relative_offsets
 from ccnn_geo.ops.point_backends.gabor_polynomials import coefficients
+from ccnn_geo.ops.point_backends.operands import PointConv
 from ccnn_geo.ops.point_backends.tiling import Tile, tiles
 
 MAX_MAGNET_ELEMENTS = 2**19
@@ -26,60 +29,44 @@ MAX_ELEMENTS = 2**22
 _FEW_NEIGHBORS = 16
 
 
-def suits_magnet(neighbors: Neighborhood, network: MAGNetWeights, channels: int) -> bool:
-    """Whether a MAGNet's edges are so few that `convolve` is faster than a fused backend."""
-    return neighbors.num_slots * (network.phases.numel() + channels) <= MAX_MAGNET_ELEMENTS
+def suits_magnet(call: PointConv) -> bool:
+    """True if a MAGNet has so few edges that `convolve` is faster than a fused backend."""
+    network, channels = cast(MAGNetWeights, call.features), call.x.size(1)
+    return call.neighbors.num_slots * (network.phases.numel() + channels) <= MAX_MAGNET_ELEMENTS
 
 
-def convolve(
-    x: Tensor,
-    source: Tensor,
-    target: Tensor,
-    neighbors: Neighborhood,
-    features: Features,
-    readout: Tensor,
-    support: KernelSupport,
-    with_moment: bool,
-) -> tuple[Tensor, Tensor]:
+def convolve(call: PointConv) -> tuple[Tensor, Tensor]:
     """Evaluate a convolution, see `ccnn_geo.ops.point_conv`.
 
     Args:
-        x: Features of the sources, `[S, C]`.
-        source: Positions of the sources in units of the extent, `[S, D]`.
-        target: Those of the targets, `[T, D]`.
-        neighbors: The graph.
-        features: The kernel network.
-        readout: Its last layer, `[C, H + 1]` or `[O, C, H + 1]`.
-        support: Support and window.
-        with_moment: Whether the sum of the basis' second moments is wanted as well.
+        call: The operands.
 
     Returns:
-        The output, `[T, C]` or `[T, O]`, and the moment, `[H + 1, H + 1]` (else a zero).
+        The output, `[T, C]` or `[T, O]`, and the sum of second moments, `[H + 1, H + 1]` (else a
+        zero).
     """
+    x, target, neighbors, readout = call.x, call.target, call.neighbors, call.readout
     channels, width = readout.shape[-2:]
     max_edges = max(1, MAX_ELEMENTS // (width + channels))
     # Full kernels on a list of edges would need an aggregate for every edge.
     listed = neighbors.pointer is not None
     if neighbors.num_slots <= max_edges and not (listed and readout.dim() == 3):
-        j, i = neighbors.source, neighbors.target
-        offsets = relative_offsets(source.index_select(0, j), target.index_select(0, i))
-        basis = _basis(offsets, features, support, neighbors.occupied)
-        values = x.index_select(0, j)
+        j, i, counts = neighbors.source, neighbors.target, neighbors.occupied
+        basis, values = _edges(call, j, target.index_select(0, i), counts)
         if listed:
             messages = (basis @ readout.T) * values
             output = messages.new_zeros(len(target), channels)
             output = output.index_add(0, i, messages)
         else:
             output = _contract(basis, values, (len(target), neighbors.degree), readout)
-        return output, basis.T @ basis if with_moment else x.new_zeros(())
+        return output, basis.T @ basis if call.with_moment else x.new_zeros(())
 
     def convolve_tile(tile: Tile) -> tuple[Tensor, Tensor]:
         j, (count, degree) = tile.table.clamp(min=0).view(-1), tile.table.shape
         centers = target[tile.rows].repeat_interleave(degree, 0, output_size=count * degree)
-        offsets = relative_offsets(source.index_select(0, j), centers)
-        basis = _basis(offsets, features, support, tile.table.view(-1) >= 0)
-        output = _contract(basis, x.index_select(0, j), (count, degree), readout)
-        return output, basis.T @ basis if with_moment else x.new_zeros(())
+        basis, values = _edges(call, j, centers, tile.table.view(-1) >= 0)
+        output = _contract(basis, values, (count, degree), readout)
+        return output, basis.T @ basis if call.with_moment else x.new_zeros(())
 
     rows: list[Tensor] = []
     outputs: list[Tensor] = []
@@ -95,6 +82,19 @@ def convolve(
         moment = moment + tile_moment
     empty = x.new_zeros(len(target), readout.size(0))
     return (empty.index_copy(0, torch.cat(rows), torch.cat(outputs)) if outputs else empty), moment
+
+
+def _edges(
+    call: PointConv, source: Tensor, centers: Tensor, counts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the basis `[E, H + 1]` and the features `[E, C]` of edges; zero unless they count."""
+    offsets = relative_offsets(call.source.index_select(0, source), centers).to(call.x.dtype)
+    values = call.x.index_select(0, source)
+    if counts is not None:
+        # A place inside the support but not the origin, where a kernel may be singular.
+        offsets = torch.where(counts.unsqueeze(-1), offsets, 0.5 * call.support.bounds[0])
+    basis = _basis(offsets, call.features, call.support, counts)
+    return basis, torch.where(basis[:, -1:] == 0, torch.zeros_like(values), values)
 
 
 def _contract(basis: Tensor, values: Tensor, table: tuple[int, int], readout: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def _contract(basis: Tensor, values: Tensor, table: tuple[int, int], readout: Te
 def _basis(
     offsets: Tensor, features: Features, support: KernelSupport, counts: Tensor | None
 ) -> Tensor:
-    """What `KernelSupport.basis` gives, `[E, H + 1]`, by fewer and larger operations."""
+    """Return `KernelSupport.basis`, `[E, H + 1]`, by fewer and larger operations."""
     if not isinstance(features, MAGNetWeights):
         return support.basis(offsets, features, counts)
     network = features.shifted(support.shift)
@@ -123,8 +123,9 @@ def _basis(
     # Exponents may be small differences of large terms.
     exponents = torch.cat([exact.exponent.transpose(0, 1).flatten(1), exact.window[:, None]], -1)
     envelopes = (monomials.double() @ exponents).to(offsets.dtype).exp()
-    angles = exact.angle.transpose(0, 1).flatten(1).to(offsets.dtype)
-    sines = (monomials[:, : len(angles)] @ angles).sin()
+    angles = exact.angle.transpose(0, 1).flatten(1)
+    turns = monomials[:, : len(angles)].double() @ angles
+    sines = turns.sin().to(offsets.dtype)
     hidden, *filters = (envelopes[:, :-1] * sines).view(-1, layers, width).unbind(1)
     for values, weight, bias in zip(filters, network.weights, network.biases, strict=True):
         hidden = values * torch.addmm(bias, hidden, weight.T)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ccnn_geo.ops.magnet import MAGNetWeights
-from ccnn_geo.ops.point_backends.operator import MagnetConv
+from ccnn_geo.ops.point_backends.operands import MagnetConv
 
 
 class Coefficients(NamedTuple):

@@ -1,179 +1,157 @@
-"""The fused convolution with a MAGNet kernel, as one custom operator with several backends.
+"""The fused convolution with a MAGNet kernel as one custom operator with several backends.
 
-The operator sees kernel coordinates only: positions already divided by the extent, a box outside
-which the kernel is zero, and the inverse widths of the window. What depends on `extent`, on the
-cutoff and on causality is folded into its inputs by `point_conv`, where autograd differentiates it.
+The operator sees kernel coordinates only: positions divided by the extent, a box outside which the
+kernel is zero, and the inverse widths of the window. `point_conv` folds extent, cutoff and
+causality into these inputs, where autograd differentiates them.
+
+Whatever the caller, operands of wrong sizes, types, devices or indices are an error: compiled
+backends compute addresses from them.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.magnet import MAGNetWeights
+from ccnn_geo.ops.point_backends import reference
+from ccnn_geo.ops.point_backends.operands import MagnetConv
 from ccnn_geo.ops.point_backends.registry import load_backend
 
-
-class MagnetConv(NamedTuple):
-    r"""One call: S sources, T targets, D coordinates, C channels, L Gabor filters of width H.
-
-    For the edge from source j to target i, with offset :math:`v = p_j - p_i`,
-
-    .. math::
-        f(v) = [g(v) h(v),\ g(v)] \in R^{H + 1}, \qquad
-        g(v) = 1[lower \le v \le upper] \exp(-\tfrac12 \|v / \sigma\|^2)
-
-    where h are the MAGNet's features. A depthwise call (with `readout`) gives
-    :math:`y_{ic} = \sum_j x_{jc}\, readout_c \cdot f(v_{ij})`, `[T, C]`; a call without gives the
-    aggregate :math:`M_{ich} = \sum_j x_{jc} f_h(v_{ij})`, `[T, C, H + 1]`.
-    The moment is :math:`\sum_{ij} f f^T`, `[H + 1, H + 1]`.
-    """
-
-    x: Tensor  # [S, C]
-    source: Tensor  # [S, D] positions of the sources
-    target: Tensor  # [T, D] positions of the targets
-    index: Tensor  # type: ignore[assignment]  # [E] int64, source of every slot, sorted by target; -1 is an empty slot
-    pointer: Tensor | None  # [T + 1] int64, or None where every target has `degree` slots
-    degree: int
-    reverse_pointer: Tensor | None  # [S + 1] int64, the slots grouped by source ...
-    reverse_target: Tensor | None  # [E] int64, ... and their targets
-    bounds: Tensor  # [2, D] lower and upper end of the support, inclusive
-    inverse_sigma: Tensor  # [D] one over the widths of the Gaussian window
-    network: MAGNetWeights
-    readout: Tensor | None  # [C, H + 1], the last column is the bias
+_INDICES = ("index", "pointer", "reverse_pointer", "reverse_target")
+_POSITIONS = ("source", "target")
+_OPERANDS = (
+    "Tensor x, Tensor source, Tensor target, Tensor index, Tensor? pointer, SymInt degree, "
+    "Tensor? reverse_pointer, Tensor? reverse_target, Tensor bounds, Tensor inverse_sigma, "
+    "Tensor centers, Tensor inverse_widths, Tensor frequencies, Tensor phases, Tensor weights, "
+    "Tensor biases, Tensor? readout"
+)
+_NUM_TENSORS_BEFORE_DEGREE = 5
 
 
-class MagnetConvGradients(NamedTuple):
-    """Gradients of one call; `x`, `source` and `target` are None where they were not asked for."""
-
-    x: Tensor | None
-    source: Tensor | None
-    target: Tensor | None
-    inverse_sigma: Tensor
-    network: MAGNetWeights
-    readout: Tensor | None
-
-
-@torch.library.custom_op("ccnn_geo::magnet_conv", mutates_args=())
-def _magnet_conv(
-    x: Tensor,
-    source: Tensor,
-    target: Tensor,
-    index: Tensor,
-    pointer: Tensor | None,
-    degree: int,
-    reverse_pointer: Tensor | None,
-    reverse_target: Tensor | None,
-    bounds: Tensor,
-    inverse_sigma: Tensor,
-    centers: Tensor,
-    inverse_widths: Tensor,
-    frequencies: Tensor,
-    phases: Tensor,
-    weights: Tensor,
-    biases: Tensor,
-    readout: Tensor | None,
-    with_moment: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    network = MAGNetWeights(centers, inverse_widths, frequencies, phases, weights, biases)
-    call = MagnetConv(
-        x, source, target, index, pointer, degree, reverse_pointer, reverse_target,
-        bounds, inverse_sigma, network, readout,
-    )  # fmt: skip
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *flat, with_moment, backend = arguments
+    call = MagnetConv.of(flat)
+    check(call)
     return load_backend(backend).forward(call, with_moment)
 
 
+_magnet_conv = torch.library.custom_op(
+    "ccnn_geo::magnet_conv",
+    _forward,
+    mutates_args=(),
+    schema=f"({_OPERANDS}, bool with_moment, str backend) -> (Tensor, Tensor)",
+)
+
+
 @_magnet_conv.register_fake
-def _(
-    x: Tensor, source: Tensor, target: Tensor, index: Tensor, pointer: Tensor | None, degree: int,
-    reverse_pointer: Tensor | None, reverse_target: Tensor | None, bounds: Tensor,
-    inverse_sigma: Tensor, centers: Tensor, inverse_widths: Tensor, frequencies: Tensor,
-    phases: Tensor, weights: Tensor, biases: Tensor, readout: Tensor | None, with_moment: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    width = phases.size(1) + 1
-    shape = (target.size(0), x.size(1)) + (() if readout is not None else (width,))
-    return x.new_empty(shape), x.new_empty((width, width) if with_moment else (0,))
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *flat, with_moment, _ = arguments
+    call = MagnetConv.of(flat)
+    shape, width = _output_shape(call), call.network.phases.size(1) + 1
+    return call.x.new_empty(shape), call.x.new_empty((width, width) if with_moment else (0,))
 
 
-@torch.library.custom_op("ccnn_geo::magnet_conv_backward", mutates_args=())
-def _magnet_conv_backward(
-    grad_output: Tensor,
-    grad_moment: Tensor | None,
-    x: Tensor,
-    source: Tensor,
-    target: Tensor,
-    index: Tensor,
-    pointer: Tensor | None,
-    degree: int,
-    reverse_pointer: Tensor | None,
-    reverse_target: Tensor | None,
-    bounds: Tensor,
-    inverse_sigma: Tensor,
-    centers: Tensor,
-    inverse_widths: Tensor,
-    frequencies: Tensor,
-    phases: Tensor,
-    weights: Tensor,
-    biases: Tensor,
-    readout: Tensor | None,
-    needs_x: bool,
-    needs_pos: bool,
-    backend: str,
-) -> list[Tensor]:
-    network = MAGNetWeights(centers, inverse_widths, frequencies, phases, weights, biases)
-    call = MagnetConv(
-        x, source, target, index, pointer, degree, reverse_pointer, reverse_target,
-        bounds, inverse_sigma, network, readout,
-    )  # fmt: skip
-    grads = load_backend(backend).backward(call, grad_output, grad_moment, needs_x, needs_pos)
+def _backward(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) -> list[Tensor]:
+    *flat, needs_x, needs_pos, backend = arguments
+    call = MagnetConv.of(flat)
+    check(call)
+    width = call.network.phases.size(1) + 1
+    for name, grad, shape in (
+        ("grad_output", grad_output, _output_shape(call)),
+        ("grad_moment", grad_moment, (width, width)),
+    ):
+        if grad is not None:
+            _check_tensor(name, grad, shape, call.x.dtype, call.x.device)
+    grads = load_backend(backend).backward(
+        call,
+        grad_output.contiguous(),
+        None if grad_moment is None else grad_moment.contiguous(),
+        needs_x,
+        needs_pos,
+    )
     flat = [grads.x, grads.source, grads.target, grads.inverse_sigma, *grads.network, grads.readout]
-    return [x.new_empty(0) if grad is None else grad.contiguous() for grad in flat]
+    kinds = [call.x, call.source, call.target, *[call.x] * 8]
+    return [
+        kind.new_empty(0) if grad is None else grad.to(kind.dtype).contiguous()
+        for grad, kind in zip(flat, kinds, strict=True)
+    ]
+
+
+_magnet_conv_backward = torch.library.custom_op(
+    "ccnn_geo::magnet_conv_backward",
+    _backward,
+    mutates_args=(),
+    schema=(
+        f"(Tensor grad_output, Tensor? grad_moment, {_OPERANDS}, bool needs_x, bool needs_pos, "
+        "str backend) -> Tensor[]"
+    ),
+)
 
 
 @_magnet_conv_backward.register_fake
-def _(
-    grad_output: Tensor, grad_moment: Tensor | None, x: Tensor, source: Tensor, target: Tensor,
-    index: Tensor, pointer: Tensor | None, degree: int, reverse_pointer: Tensor | None,
-    reverse_target: Tensor | None, bounds: Tensor, inverse_sigma: Tensor, centers: Tensor,
-    inverse_widths: Tensor, frequencies: Tensor, phases: Tensor, weights: Tensor, biases: Tensor,
-    readout: Tensor | None, needs_x: bool, needs_pos: bool, backend: str,
-) -> list[Tensor]:  # fmt: skip
-    wanted = (
-        x if needs_x else None, source if needs_pos else None, target if needs_pos else None,
-        inverse_sigma, centers, inverse_widths, frequencies, phases, weights, biases, readout,
-    )  # fmt: skip
-    return [x.new_empty((0,) if part is None else part.shape) for part in wanted]
+def _(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) -> list[Tensor]:
+    *flat, needs_x, needs_pos, _ = arguments
+    call = MagnetConv.of(flat)
+    wanted = [
+        (call.x, needs_x),
+        (call.source, needs_pos),
+        (call.target, needs_pos),
+        (call.inverse_sigma, True),
+        *((part, True) for part in call.network),
+    ]
+    grads = [part.new_empty(part.shape if needed else (0,)) for part, needed in wanted]
+    shape = (0,) if call.readout is None else call.readout.shape
+    return [*grads, call.x.new_empty(shape)]
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     *tensors, ctx.with_moment, ctx.backend = inputs
-    ctx.degree = tensors.pop(5)
+    ctx.degree = tensors.pop(_NUM_TENSORS_BEFORE_DEGREE)
     ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx, grad_output, grad_moment):  # type: ignore[no-untyped-def]
-    tensors = list(ctx.saved_tensors)
-    tensors.insert(5, ctx.degree)
-    needs_x, needs_pos = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
-    grads = _magnet_conv_backward(
-        grad_output.contiguous(),
-        grad_moment if ctx.with_moment else None,
-        *tensors,
-        needs_x,
-        needs_pos,
-        ctx.backend,
-    )
+    flat = list(ctx.saved_tensors)
+    flat.insert(_NUM_TENSORS_BEFORE_DEGREE, ctx.degree)
+    needs = ctx.needs_input_grad[: len(flat)]
+    if torch.is_grad_enabled():
+        grads = _differentiable_gradients(
+            flat, needs, grad_output, grad_moment if ctx.with_moment else None
+        )
+        return *grads, None, None
+    needs_x, needs_pos = needs[0], any(needs[1:3])
+    given = grad_moment if ctx.with_moment else None
+    grads = _magnet_conv_backward(grad_output, given, *flat, needs_x, needs_pos, ctx.backend)
     x, source, target, inverse_sigma, *network, readout = grads
     return (
         x if needs_x else None, source if needs_pos else None, target if needs_pos else None,
         None, None, None, None, None, None, inverse_sigma, *network,
-        None if tensors[-1] is None else readout, None, None,
+        None if flat[-1] is None else readout, None, None,
     )  # fmt: skip
 
 
 _magnet_conv.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+def _differentiable_gradients(
+    flat: list[Any], needs: tuple[bool, ...], grad_output: Tensor, grad_moment: Tensor | None
+) -> list[Tensor | None]:
+    """Return gradients that can be differentiated themselves, through the reference."""
+    chosen = [i for i, need in enumerate(needs) if need]
+    output, moment = reference.evaluate(MagnetConv.of(flat), grad_moment is not None)
+    outputs, grads = [output], [grad_output]
+    if grad_moment is not None:
+        outputs.append(moment)
+        grads.append(grad_moment)
+    found = torch.autograd.grad(
+        outputs, [flat[i] for i in chosen], grads, create_graph=True, allow_unused=True
+    )
+    result: list[Tensor | None] = [None] * len(flat)
+    for i, grad in zip(chosen, found, strict=True):
+        result[i] = grad
+    return result
 
 
 def magnet_conv(call: MagnetConv, *, with_moment: bool, backend: str) -> tuple[Tensor, Tensor]:
@@ -181,14 +159,98 @@ def magnet_conv(call: MagnetConv, *, with_moment: bool, backend: str) -> tuple[T
 
     Args:
         call: The operands, see `MagnetConv`.
-        with_moment: Whether the second moment of the features is wanted as well.
+        with_moment: If True, compute the second moment of the features as well.
         backend: `"torch"`, `"native"` or `"triton"`.
 
     Returns:
         The output, `[T, C]` or `[T, C, H + 1]`, and the moment `[H + 1, H + 1]` (else empty).
+
+    Raises:
+        TypeError: If an operand has another type than its role demands.
+        ValueError: If shapes or devices do not fit one another, or there are no filters.
+        IndexError: If an index names a missing source, target or slot.
     """
-    return _magnet_conv(
-        call.x, call.source, call.target, call.index, call.pointer, call.degree,
-        call.reverse_pointer, call.reverse_target, call.bounds, call.inverse_sigma, *call.network,
-        call.readout, with_moment, backend,
-    )  # fmt: skip
+    return _magnet_conv(*call.flat(), with_moment, backend)
+
+
+def check(call: MagnetConv) -> None:
+    """Check shapes, types, devices and indices of a call.
+
+    Indices into sources are looked up by the backends on the CPU, in passing, and never on other
+    devices, which would have to be waited for.
+    """
+    for name, operand, dims in (
+        ("x", call.x, 2),
+        ("target", call.target, 2),
+        ("index", call.index, 1),
+        ("phases", call.network.phases, 2),
+    ):
+        if operand.dim() != dims:
+            raise ValueError(f"Expected `{name}` of {dims} axes, got {list(operand.shape)}")
+    if 0 in call.network.phases.shape or call.target.size(1) == 0:
+        raise ValueError(
+            "Expected at least one filter, one feature and one coordinate, got `phases` of shape "
+            f"{list(call.network.phases.shape)} and `target` of {list(call.target.shape)}"
+        )
+    if call.x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"Expected `x` to be float32 or float64, got {call.x.dtype}")
+    device = call.x.device
+    shapes = call.shapes()
+    shapes["target"] = (call.target, tuple(call.target.shape))
+    shapes["phases"] = (call.network.phases, tuple(call.network.phases.shape))
+    for name, (part, shape) in shapes.items():
+        dtype = call.x.dtype
+        if name in _INDICES:
+            dtype = torch.int64
+        elif name in _POSITIONS:
+            dtype = torch.float64
+        if part is not None:
+            _check_tensor(name, part, shape, dtype, device)
+    if (call.reverse_pointer is None) != (call.reverse_target is None):
+        raise ValueError("Expected both or neither of `reverse_pointer` and `reverse_target`")
+    slots, targets = call.index.numel(), call.target.size(0)
+    if call.pointer is None and call.degree * targets != slots:
+        raise ValueError(
+            f"Expected `degree` * targets = {slots}, the slots of `index`, got {call.degree} * "
+            f"{targets}"
+        )
+    if device.type == "cpu":
+        _check_pointer("pointer", call.pointer, 0, slots)
+        _check_pointer("reverse_pointer", call.reverse_pointer, None, slots)
+        _check_range("index", call.index, -1, call.x.size(0) - 1)
+        _check_range("reverse_target", call.reverse_target, 0, targets - 1)
+
+
+def _output_shape(call: MagnetConv) -> tuple[int, ...]:
+    shape = call.target.size(0), call.x.size(1)
+    return shape if call.readout is not None else (*shape, call.network.phases.size(1) + 1)
+
+
+def _check_tensor(
+    name: str, part: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    if tuple(part.shape) != shape:
+        raise ValueError(f"Expected `{name}` of shape {list(shape)}, got {list(part.shape)}")
+    if part.dtype != dtype:
+        raise TypeError(f"Expected `{name}` to be {dtype}, got {part.dtype}")
+    if part.device != device:
+        raise ValueError(f"Expected `{name}` on {device} like `x`, got {part.device}")
+
+
+def _check_pointer(name: str, pointer: Tensor | None, first: int | None, slots: int) -> None:
+    if pointer is None:
+        return
+    begin, end = int(pointer[0]), int(pointer[-1])
+    starts = begin >= 0 if first is None else begin == first
+    if not starts or end != slots or bool((pointer[1:] < pointer[:-1]).any()):
+        raise IndexError(f"Expected `{name}` to rise to {slots}, the slots of `index`, got others")
+
+
+def _check_range(name: str, index: Tensor | None, low: int, high: int) -> None:
+    if index is None or index.numel() == 0:
+        return
+    least, most = (int(bound) for bound in index.aminmax())
+    if least < low or most > high:
+        raise IndexError(
+            f"Expected every entry of `{name}` in [{low}, {high}], got {least} to {most}"
+        )

@@ -1,30 +1,58 @@
-"""The definition of the convolution, edge by edge, in plain PyTorch."""
+"""The definition of the convolution, edge by edge, in plain PyTorch.
+
+It materialises the kernel of every edge, and can be differentiated any number of times.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.kernel_support import Features, KernelSupport
-from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
+from ccnn_geo.ops.magnet import magnet_features
+from ccnn_geo.ops.neighborhood import relative_offsets
+from ccnn_geo.ops.point_backends.operands import MagnetConv, PointConv
 
 
-def convolve(
-    x: Tensor,
-    source: Tensor,
-    target: Tensor,
-    neighbors: Neighborhood,
-    features: Features,
-    readout: Tensor,
-    support: KernelSupport,
+def convolve(call: PointConv) -> tuple[Tensor, Tensor]:
+    """Evaluate a convolution with any kernel network, see `ccnn_geo.ops.point_conv`."""
+    j, i = call.neighbors.edge_index
+    offsets = relative_offsets(call.source[j], call.target[i]).to(call.x.dtype)
+    basis = call.support.basis(offsets, call.features)
+    return _sum_messages(call.x[j], basis, call.readout, i, len(call.target), call.with_moment)
+
+
+def evaluate(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
+    """Evaluate the operands of the fused operator, see `MagnetConv`."""
+    if call.pointer is None:
+        i = torch.arange(len(call.target), device=call.x.device).repeat_interleave(call.degree)
+    else:
+        i = torch.arange(len(call.target), device=call.x.device)
+        i = i.repeat_interleave(call.pointer.diff(), output_size=call.index.numel())
+    j, i = call.index[call.index >= 0], i[call.index >= 0]
+    offsets = (call.source[j] - call.target[i]).to(call.x.dtype)
+    inside = ~((offsets < call.bounds[0]) | (offsets > call.bounds[1])).any(-1, keepdim=True)
+    window = torch.exp(-0.5 * (offsets * call.inverse_sigma).square().sum(-1, keepdim=True))
+    window = window * inside
+    basis = torch.cat([window * magnet_features(offsets, call.network), window], -1)
+    return _sum_messages(call.x[j], basis, call.readout, i, len(call.target), with_moment)
+
+
+def _sum_messages(
+    values: Tensor,
+    basis: Tensor,
+    readout: Tensor | None,
+    i: Tensor,
+    num_targets: int,
     with_moment: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The definition, edge by edge: materialises the kernel of every edge."""
-    j, i = neighbors.edge_index
-    basis = support.basis(relative_offsets(source[j], target[i]), features)
-    if readout.dim() == 2:
-        messages = (basis @ readout.T) * x[j]
+    """Sum the products of kernels and features `[E, C]` over the edges of every target."""
+    # An edge outside the support contributes nothing, whatever its features are.
+    values = torch.where(basis[:, -1:] == 0, torch.zeros_like(values), values)
+    if readout is None:
+        messages = values.unsqueeze(-1) * basis.unsqueeze(1)
+    elif readout.dim() == 2:
+        messages = (basis @ readout.T) * values
     else:
-        messages = torch.einsum("eh,och,ec->eo", basis, readout, x[j])
-    output = x.new_zeros(neighbors.num_targets, messages.size(1)).index_add(0, i, messages)
-    return output, basis.T @ basis if with_moment else x.new_zeros(())
+        messages = torch.einsum("eh,och,ec->eo", basis, readout, values)
+    output = values.new_zeros(num_targets, *messages.shape[1:]).index_add(0, i, messages)
+    return output, basis.T @ basis if with_moment else values.new_zeros(0)

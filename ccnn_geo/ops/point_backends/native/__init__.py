@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.point_backends.native import builds
-from ccnn_geo.ops.point_backends.operator import MagnetConv, MagnetConvGradients
+from ccnn_geo.ops.point_backends.operands import MagnetConv, MagnetConvGradients
 
 _SOURCE_BUFFER_BYTES = 2**26
 _DONE, _OUT_OF_MEMORY, _BAD_INDEX = 0, 1, 2
@@ -29,7 +29,7 @@ class _Call(ctypes.Structure):
             "threads", "buffer_bytes",
         )),
         *((name, ctypes.c_void_p) for name in (
-            "index", "pointer", "x", "source", "target", "bounds", "inverse_sigma", "centers",
+            "index", "pointer", "source", "target", "x", "bounds", "inverse_sigma", "centers",
             "inverse_widths", "frequencies", "phases", "weights", "biases", "readout",
         )),
     ]  # fmt: skip
@@ -72,7 +72,7 @@ def build(*, verbose: bool = False) -> Path:
 
 
 def forward(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
-    """Evaluate a call, see `ccnn_geo.ops.point_backends.operator.MagnetConv`."""
+    """Evaluate a call, see `MagnetConv`."""
     width = call.network.phases.size(1) + 1
     shape = (call.target.size(0), call.x.size(1)) + (() if call.readout is not None else (width,))
     output = call.x.new_empty(shape)
@@ -92,7 +92,7 @@ def backward(
     """Differentiate a call: recompute every tile, then push the gradients through it."""
 
     def empty(part: Tensor) -> Tensor:
-        return part.new_empty(part.shape)
+        return part.new_empty(part.shape, dtype=call.x.dtype)
 
     grads = MagnetConvGradients(
         empty(call.x) if needs_x else None,
@@ -119,17 +119,9 @@ class _Operands:
     def __init__(self, call: MagnetConv) -> None:
         layers, width = call.network.phases.shape
         tensors = [
-            call.index, call.pointer, call.x, call.source, call.target, call.bounds,
+            call.index, call.pointer, call.source, call.target, call.x, call.bounds,
             call.inverse_sigma, *call.network, call.readout,
         ]  # fmt: skip
-        for each in tensors[2:]:
-            if each is not None and each.dtype != call.x.dtype:
-                raise TypeError(f"Expected all operands in {call.x.dtype}, got {each.dtype}")
-        if call.pointer is not None and call.pointer.numel() != call.target.size(0) + 1:
-            raise ValueError(
-                f"Expected `pointer` of {call.target.size(0) + 1} entries, got "
-                f"{call.pointer.numel()}"
-            )
         self._alive = [None if each is None else each.contiguous() for each in tensors]
         self.structure = ctypes.byref(
             _Call(

@@ -7,13 +7,14 @@ edges are spared that: the kernel of each of their edges is smaller than the sum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from ccnn_geo.ops.point_backends.gabor_polynomials import Coefficients, parameter_gradients
-from ccnn_geo.ops.point_backends.operator import MagnetConv, MagnetConvGradients
+from ccnn_geo.ops.point_backends.operands import MagnetConv, MagnetConvGradients
 from ccnn_geo.ops.point_backends.tiling import Tile, tiles
 from ccnn_geo.ops.point_backends.torch.network import (
     Edges,
@@ -35,7 +36,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def forward(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
-    """Evaluate a call, see `ccnn_geo.ops.point_backends.operator.MagnetConv`."""
+    """Evaluate a call, see `MagnetConv`."""
     filters = prepare_filters(call)
     channels, width = call.x.size(1), call.network.phases.size(1)
     shape = (call.target.size(0), channels) + (() if call.readout is not None else (width + 1,))
@@ -46,7 +47,7 @@ def forward(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
         for tile in _tiles(call):
             source = tile.table.clamp(min=0).view(-1)
             edges = evaluate(call, filters, tile, source, scratch, keep=False)
-            values = _gather(call.x, source, scratch)
+            values = _gather(call, edges, source, scratch)
             if readout is None:
                 output[tile.rows] = _aggregate(edges, values, tile, scratch).transpose(1, 2)
             elif _is_short(tile, width):
@@ -92,8 +93,8 @@ class _Sums:
         self.weights = torch.zeros_like(call.network.weights)
         self.biases = torch.zeros_like(call.network.biases)
         self.x = torch.zeros_like(call.x) if needs_x else None
-        self.source = torch.zeros_like(call.source) if needs_pos else None
-        self.target = torch.zeros_like(call.target) if needs_pos else None
+        self.source = call.x.new_zeros(call.source.shape) if needs_pos else None
+        self.target = call.x.new_zeros(call.target.shape) if needs_pos else None
         # Matrices [H + 1, C] throughout: rows of channels are what is read and written.
         self.readout = None if call.readout is None else call.readout.T.contiguous()
         self.grad_readout = None if self.readout is None else torch.zeros_like(self.readout)
@@ -130,7 +131,7 @@ class _Sums:
     ) -> None:
         """Fill in the gradients of windowed features, and add those of values and readout."""
         width = grad_features.size(1)
-        values = _gather(self.call.x, source, scratch)
+        values = _gather(self.call, edges, source, scratch)
         grad_rows = self.grad_output[tile.rows]
         table = values.view(*tile.table.shape, values.size(1))
         if self.readout is None or self.grad_readout is None:
@@ -185,9 +186,14 @@ def _is_short(tile: Tile, width: int) -> bool:
     return 2 * tile.table.size(1) <= width
 
 
-def _gather(x: Tensor, source: Tensor, scratch: Scratch) -> Tensor:
-    """The features of every edge's source, `[e, C]`."""
-    return torch.index_select(x, 0, source, out=scratch("values", source.numel(), x.size(1)))
+def _gather(call: MagnetConv, edges: Edges, source: Tensor, scratch: Scratch) -> Tensor:
+    """Return the features of every edge's source, `[e, C]`, zero where the edge does not count."""
+    out = scratch("values", source.numel(), call.x.size(1))
+    values = torch.index_select(call.x, 0, source, out=out)
+    if call.x.is_cuda or not math.isfinite(float(values.sum())):
+        # Zero times NaN or infinity is NaN.
+        values.masked_fill_(edges.monomials[-1:].T != 0, 0.0)
+    return values
 
 
 def _aggregate(edges: Edges, values: Tensor, tile: Tile, scratch: Scratch) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ccnn_geo.ops.neighborhood import relative_offsets
 from ccnn_geo.ops.point_backends.gabor_polynomials import coefficients
-from ccnn_geo.ops.point_backends.operator import MagnetConv
+from ccnn_geo.ops.point_backends.operands import MagnetConv
 from ccnn_geo.ops.point_backends.tiling import Tile
 from ccnn_geo.ops.point_backends.torch.scratch import Scratch
 
@@ -141,8 +141,9 @@ def _monomials(call: MagnetConv, tile: Tile, source: Tensor, scratch: Scratch) -
     dim = call.source.size(1)
     position = call.source.T.index_select(1, source).view(dim, *tile.table.shape)
     offset = relative_offsets(position, call.target[tile.rows].T.unsqueeze(-1)).flatten(1)
+    offset = offset.to(call.x.dtype)
     lower, upper = call.bounds.unsqueeze(-1)
-    outside = ((offset < lower) | ~(offset <= upper)).any(0) | (tile.table.view(-1) < 0)
+    outside = ((offset < lower) | (offset > upper)).any(0) | (tile.table.view(-1) < 0)
     monomials = scratch("monomials", 2 * dim + 2, source.numel())
     monomials[:dim] = offset.masked_fill_(outside, 0)
     monomials[dim] = 1

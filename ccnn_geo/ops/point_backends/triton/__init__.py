@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.point_backends.gabor_polynomials import Coefficients, parameter_gradients
-from ccnn_geo.ops.point_backends.operator import MagnetConv, MagnetConvGradients
+from ccnn_geo.ops.point_backends.operands import MagnetConv, MagnetConvGradients
 from ccnn_geo.ops.point_backends.triton.tiles import (
     Tiles,
     aggregate_tiles,
@@ -100,7 +100,7 @@ def use_precision(name: str) -> Iterator[None]:
 
 
 def forward(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
-    """Evaluate a call, see `ccnn_geo.ops.point_backends.operator.MagnetConv`.
+    """Evaluate a call, see `MagnetConv`.
 
     Raises:
         ValueError: If the points have more than four coordinates.
@@ -127,8 +127,8 @@ def backward(
     network = _pack(call.network)
     transposed, full = call.reverse_pointer is not None, call.readout is None
     grad_x = call.x.new_zeros(call.x.shape) if needs_x else None
-    grad_source = call.source.new_zeros(call.source.shape) if needs_pos else None
-    grad_target = call.target.new_zeros(call.target.shape) if needs_pos else None
+    grad_source = call.x.new_zeros(call.source.shape) if needs_pos else None
+    grad_target = call.x.new_zeros(call.target.shape) if needs_pos else None
     gradients = _empty_gradients(call)
     _differentiate(
         call, network, call.x, grad_output, grad_moment, gradients, reverse=False,

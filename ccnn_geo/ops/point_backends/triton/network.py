@@ -165,9 +165,12 @@ def edges(graph, row, neighbor, DIM: tl.constexpr, REVERSED: tl.constexpr):
         center = tl.load(graph.centers + row * DIM + axis)
         place = graph.neighbors + neighbor * DIM + axis
         position = tl.load(place, mask=neighbor >= 0, other=0.0)
-        offset = center - position if REVERSED else position - center
-        valid = valid & (offset >= tl.load(graph.bounds + axis))
-        valid = valid & (offset <= tl.load(graph.bounds + DIM + axis))
+        # Positions are in float64, offsets in the type of everything else.
+        offset = (center - position if REVERSED else position - center).to(tl.float32)
+        outside = (offset < tl.load(graph.bounds + axis)) | (
+            offset > tl.load(graph.bounds + DIM + axis)
+        )
+        valid = valid & ~outside
         unmasked = unmasked + (offset,)
     exponent = tl.zeros_like(unmasked[0])
     offsets = ()

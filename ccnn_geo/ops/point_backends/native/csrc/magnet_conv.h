@@ -23,9 +23,9 @@ struct CcnnGeoCall {
   int64_t buffer_bytes;  // memory that gradients of the sources may take before they are summed
   const int64_t* index;
   const int64_t* pointer;
+  const double* source;  // [sources, dim], offsets are taken in double and then rounded
+  const double* target;  // [targets, dim]
   const void* x;               // [sources, channels]
-  const void* source;          // [sources, dim]
-  const void* target;          // [targets, dim]
   const void* bounds;          // [2, dim]
   const void* inverse_sigma;   // [dim]
   const void* centers;         // [layers, width, dim]

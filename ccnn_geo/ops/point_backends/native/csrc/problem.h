@@ -48,9 +48,8 @@ struct Problem {
         threads(std::max<int64_t>(call.threads, 1)), buffer_bytes(call.buffer_bytes),
         padded_channels(round_up(call.channels, kLanes<T>)),
         padded_width(round_up(call.width + 1, kLanes<T>)),
-        index(call.index), pointer(call.pointer), x(typed(call.x)), source(typed(call.source)),
-        target(typed(call.target)), bounds(typed(call.bounds)),
-        inverse_sigma(typed(call.inverse_sigma)), centers(typed(call.centers)),
+        index(call.index), pointer(call.pointer), x(typed(call.x)), bounds(typed(call.bounds)),
+        inverse_sigma(typed(call.inverse_sigma)), source(call.source), target(call.target), centers(typed(call.centers)),
         inverse_widths(typed(call.inverse_widths)), frequencies(typed(call.frequencies)),
         phases(typed(call.phases)), weights(typed(call.weights)), biases(typed(call.biases)),
         readout(typed(call.readout)) {
@@ -66,7 +65,8 @@ struct Problem {
   int64_t padded_channels;  // whole vectors
   int64_t padded_width;     // the H + 1 features, in whole vectors
   const int64_t *index, *pointer;
-  const T *x, *source, *target, *bounds, *inverse_sigma;
+  const T *x, *bounds, *inverse_sigma;
+  const double *source, *target;
   const T *centers, *inverse_widths, *frequencies, *phases, *weights, *biases, *readout;
 
  private:

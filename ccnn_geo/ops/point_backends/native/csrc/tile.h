@@ -122,15 +122,17 @@ class Tile {
   template <int kDim>
   bool load(const int64_t* index, int64_t target, int64_t size, std::atomic<bool>& bad_index) {
     const int64_t dim = kDim ? kDim : problem_.dim, sources = problem_.sources;
-    const T* center = problem_.target + target * dim;
+    const double* center = problem_.target + target * dim;
     bool all = true;
     for (int64_t i = 0; i < size; ++i) {
       const int64_t j = index[i];
       const bool valid = static_cast<uint64_t>(j) < static_cast<uint64_t>(sources);
-      const T* position = problem_.source + (valid ? j : 0) * dim;
+      const double* position = problem_.source + (valid ? j : 0) * dim;
       source[count + i] = valid ? j : -1;
       all &= valid;
-      for (int64_t d = 0; d < dim; ++d) offset[d * kTile<T> + count + i] = position[d] - center[d];
+      for (int64_t d = 0; d < dim; ++d) {
+        offset[d * kTile<T> + count + i] = static_cast<T>(position[d] - center[d]);
+      }
     }
     if (!all && *std::max_element(index, index + size) >= sources) bad_index = true;
     for (int64_t d = 0; d < dim; ++d) {
