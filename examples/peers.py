@@ -127,8 +127,8 @@ class DGCNN(nn.Module):
     def forward(
         self, x: Tensor, pos: Tensor, batch: Tensor, *, batch_size: int | None = None
     ) -> Tensor:
-        first = self.first(x, knn_graph(x, self.num_neighbors, batch))
-        second = self.second(first, knn_graph(first, self.num_neighbors, batch))
+        first = self.first(x, knn_graph(x, self.num_neighbors, batch, loop=True))
+        second = self.second(first, knn_graph(first, self.num_neighbors, batch, loop=True))
         return self.head(
             global_max_pool(self.mix(torch.cat([first, second], 1)), batch, batch_size)
         )

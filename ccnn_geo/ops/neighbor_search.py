@@ -8,7 +8,10 @@ apply. All of them return the same neighbours, ties aside.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ _CHUNK_ELEMENTS = 2**22
 _TREE_POINTS = 2_048
 _TREE_POINTS_CUDA = 65_536
 _TORCH_CLUSTER_CUDA_LIMIT = 100
+_COINCIDING = 64
 
 
 def nearest_neighbors(
@@ -49,8 +53,7 @@ def nearest_neighbors(
         ValueError: If shapes, devices or values are wrong, `batch` is not sorted, or k < 1.
         RuntimeError: If the backend cannot search these points here.
     """
-    if k < 1:
-        raise ValueError(f"Expected `k` >= 1, got {k}")
+    _check_whole("k", k)
     sizes = [size for size in check_clouds(pos, batch) if size > 0]
     search = _choose(backend, pos, k, max(sizes, default=0))
     detached = pos.detach()
@@ -78,91 +81,134 @@ def nearest_neighbors(
 
 
 def knn_graph(
-    pos: Tensor,
+    x: Tensor,
     k: int,
     batch: Tensor | None = None,
+    loop: bool = False,
+    flow: str = "source_to_target",
+    cosine: bool = False,
     *,
-    loop: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    """Connect every point to its k nearest points, within its own cloud.
+    """Connect every point to its k nearest points within its own cloud.
 
-    Every target has exactly min(k, points in its cloud) edges, itself among them.
+    The signature is PyG's. A point in a cloud of fewer points gets all the others.
 
     Args:
-        pos: Positions, float32 or float64, `[N, D]`.
+        x: Positions, float32 or float64, `[N, D]`.
         k: Neighbours per point.
-        batch: Cloud of every point, sorted, `[N]`.
-        loop: Whether a point counts among its own neighbours; without, the k nearest others.
+        batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
+        loop: If True, a point is one of its own k neighbours, and the first.
+        flow: `"source_to_target"`: the neighbours are in the first row; `"target_to_source"`: in
+            the second.
+        cosine: If True, measure the distance by the cosine instead of Euclidean.
         backend: See `nearest_neighbors`.
 
     Returns:
-        Sources and targets, sorted by target, nearest first, `[2, E]` (PyG's `edge_index`).
+        Edges sorted by the point whose neighbours they are, nearest first, `[2, E]`.
 
     Raises:
         TypeError: See `nearest_neighbors`.
-        ValueError: See `nearest_neighbors`.
-        RuntimeError: See `nearest_neighbors`.
+        ValueError: See `nearest_neighbors`; or if `flow` is unknown.
+        RuntimeError: If the backend cannot search these points here.
     """
-    if k < 1:
-        raise ValueError(f"Expected `k` >= 1, got {k}")
-    edge_index = nearest_neighbors(pos, k if loop else k + 1, batch, backend=backend).edge_index
-    return edge_index if loop else edge_index[:, edge_index[0] != edge_index[1]]
+    _check_whole("k", k)
+    _check_flow(flow)
+    if cosine:
+        # On the unit sphere, the nearest in angle are the nearest in distance.
+        check_clouds(x, batch)
+        x = torch.nn.functional.normalize(x, dim=1)
+    edge_index = nearest_neighbors(x, k if loop else k + 1, batch, backend=backend).edge_index
+    if not loop:
+        edge_index = edge_index[:, edge_index[0] != edge_index[1]]
+    return edge_index if flow == "source_to_target" else edge_index.flip(0)
 
 
 def radius_graph(
-    pos: Tensor,
+    x: Tensor,
     r: float,
     batch: Tensor | None = None,
-    *,
-    loop: bool = True,
+    loop: bool = False,
     max_num_neighbors: int | None = None,
+    flow: str = "source_to_target",
+    *,
     backend: str = "auto",
 ) -> Tensor:
-    """Connect every point to all points of its cloud that are no farther than r.
+    """Connect every point to all points of its cloud at a distance d <= r.
+
+    Distances are computed in the type of the positions, so that every backend gives the same edges.
+    The signature is PyG's, but for `max_num_neighbors`: PyG silently keeps 32, this function all.
 
     Args:
-        pos: Positions, float32 or float64, `[N, D]`.
-        r: Radius, in the unit of `pos`.
-        batch: Cloud of every point, sorted, `[N]`.
-        loop: Whether a point is its own neighbour.
+        x: Positions, float32 or float64, `[N, D]`.
+        r: Radius, in the unit of the positions.
+        batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
+        loop: If True, a point is its own neighbour.
         max_num_neighbors: Keep only so many, the nearest; all unless given.
+        flow: See `knn_graph`.
         backend: `"auto"`, `"torch"` or `"scipy"`.
 
     Returns:
-        Sources and targets, sorted by target, nearest first, `[2, E]`.
+        Edges sorted by the point whose neighbours they are, nearest first, `[2, E]`.
 
     Raises:
         TypeError: See `nearest_neighbors`.
-        ValueError: See `nearest_neighbors`; or if `r` or `max_num_neighbors` is not positive.
+        ValueError: See `nearest_neighbors`; or if `r` or `max_num_neighbors` is not positive and
+            finite, or `flow` is unknown.
         RuntimeError: If the backend cannot search these points here.
     """
-    if not r > 0:
-        raise ValueError(f"Expected `r` > 0, got {r}")
-    if max_num_neighbors is not None and max_num_neighbors < 1:
-        raise ValueError(f"Expected `max_num_neighbors` >= 1, got {max_num_neighbors}")
+    if not 0 < r < math.inf:
+        raise ValueError(f"Expected `r` to be positive and finite, got {r}")
+    if max_num_neighbors is not None:
+        _check_whole("max_num_neighbors", max_num_neighbors)
+    _check_flow(flow)
     if backend == "torch_cluster":
         raise ValueError("Expected `backend` to be auto, torch or scipy, got 'torch_cluster'")
-    sizes = [size for size in check_clouds(pos, batch) if size > 0]
-    search = _choose(backend, pos, 1, max(sizes, default=0))
+    sizes = [size for size in check_clouds(x, batch) if size > 0]
+    search = _choose(backend, x, 1, max(sizes, default=0))
     within = _within_scipy if search is _search_scipy else _within_torch
     edges, start = [], 0
-    with torch.autocast(pos.device.type, enabled=False):
-        for cloud in pos.detach().split(sizes):
-            source, target, distance = within(cloud, r)
+    with torch.autocast(x.device.type, enabled=False):
+        for cloud in x.detach().split(sizes):
+            source, target = within(cloud, r)
+            distance = _distances(cloud, source, target)
+            kept = distance <= torch.tensor(r, dtype=cloud.dtype, device=cloud.device)
             if not loop:
-                kept = source != target
-                source, target, distance = source[kept], target[kept], distance[kept]
-            order = torch.argsort(distance, stable=True)
+                kept &= source != target
+            source, target, distance = source[kept], target[kept], distance[kept]
+            # A point comes before others at the same place, and equals in the order of indices.
+            order = torch.argsort(source, stable=True)
+            ahead = torch.where(source == target, -1.0, distance)
+            order = order[torch.argsort(ahead[order], stable=True)]
             order = order[torch.argsort(target[order], stable=True)]
             source, target = source[order], target[order]
             if max_num_neighbors is not None:
-                first = torch.searchsorted(target, torch.arange(len(cloud), device=pos.device))
-                rank = torch.arange(len(target), device=pos.device) - first[target]
+                first = torch.searchsorted(target, torch.arange(len(cloud), device=x.device))
+                rank = torch.arange(len(target), device=x.device) - first[target]
                 source, target = source[rank < max_num_neighbors], target[rank < max_num_neighbors]
             edges.append(torch.stack([source, target]) + start)
             start += len(cloud)
-    return torch.cat(edges, 1) if edges else pos.new_zeros(2, 0, dtype=torch.int64)
+    edge_index = torch.cat(edges, 1) if edges else x.new_zeros(2, 0, dtype=torch.int64)
+    return edge_index if flow == "source_to_target" else edge_index.flip(0)
+
+
+def _distances(cloud: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Return the lengths of edges in the type of the positions, `[E]`."""
+    return (cloud[source] - cloud[target]).square().sum(-1).sqrt()
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if type(value) is bool or not isinstance(value, Integral):
+        raise TypeError(f"Expected `{name}` to be a whole number, got {value!r}")
+    if int(value) < 1:
+        raise ValueError(f"Expected `{name}` >= 1, got {value}")
+
+
+def _check_flow(flow: str) -> None:
+    if flow not in ("source_to_target", "target_to_source"):
+        raise ValueError(
+            f"Expected `flow` to be 'source_to_target' or 'target_to_source', got {flow!r}"
+        )
 
 
 def check_clouds(pos: Tensor, batch: Tensor | None) -> list[int]:
@@ -173,6 +219,9 @@ def check_clouds(pos: Tensor, batch: Tensor | None) -> list[int]:
         ValueError: If shapes or devices do not fit, a position is not finite, or `batch` is not
             sorted or negative.
     """
+    for name, value in (("pos", pos), ("batch", batch)):
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"Expected `{name}` to be a tensor, got a {type(value).__name__}")
     if pos.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"Expected `pos` to be float32 or float64, got {pos.dtype}: call pos.float() first "
@@ -251,16 +300,48 @@ def _search_torch_batched(clouds: Tensor, k: int, ordered: bool) -> Tensor:
 
 
 def _search_scipy(cloud: Tensor, k: int, ordered: bool) -> Tensor:
+    table = _search_coinciding(cloud, k) if _many_coincide(cloud) else _search_tree(cloud, k)
+    return _with_self_first(table).to(cloud.device)
+
+
+def _search_tree(points: Tensor, k: int) -> Tensor:
+    """Return the k nearest of every point, `[n, k]`, from a k-d tree."""
     from scipy.spatial import cKDTree
 
-    points = cloud.cpu().numpy()
-    table = torch.empty(len(cloud), k, dtype=torch.int64)
-    tree = cKDTree(points)
-    # Leaf by leaf: what a search walks through is then still in the cache from the one before.
+    array = points.cpu().numpy()
+    table = torch.empty(len(points), k, dtype=torch.int64)
+    tree = cKDTree(array)
+    # Leaf by leaf: a search then walks through what the one before has brought into the cache.
     for rows in torch.from_numpy(tree.indices).split(max(1, _CHUNK_ELEMENTS // k)):
-        _, nearest = tree.query(points[rows.numpy()], k=k, workers=-1)
+        _, nearest = tree.query(array[rows.numpy()], k=k, workers=-1)
         table[rows] = torch.from_numpy(nearest).view(-1, k)
-    return _with_self_first(table).to(cloud.device)
+    return table
+
+
+def _many_coincide(cloud: Tensor) -> bool:
+    """True if many points lie at one place, which makes one leaf of a tree that is searched whole.
+
+    Points at one place have one projection; others hardly ever do.
+    """
+    direction = torch.linspace(1.0, 2.0, cloud.size(1), dtype=torch.float64).sqrt()
+    _, runs = (
+        (cloud.cpu().double() @ direction).sort().values.unique_consecutive(return_counts=True)
+    )
+    return int(runs.max()) > _COINCIDING
+
+
+def _search_coinciding(cloud: Tensor, k: int) -> Tensor:
+    """Return the k nearest of every point, `[n, k]`, where many coincide: search places instead."""
+    places, place, sizes = torch.unique(cloud.cpu(), dim=0, return_inverse=True, return_counts=True)
+    members = torch.argsort(place, stable=True)
+    first = sizes.cumsum(0) - sizes
+    nearest = _search_tree(places, min(k, len(places)))
+    ends = sizes[nearest].cumsum(1)
+    slots = torch.arange(k).expand(len(places), k).contiguous()
+    column = torch.searchsorted(ends, slots, right=True)
+    chosen = nearest.gather(1, column)
+    begins = ends - sizes[nearest]
+    return members[first[chosen] + slots - begins.gather(1, column)][place]
 
 
 def _search_torch_cluster(cloud: Tensor, k: int, ordered: bool) -> Tensor:
@@ -272,7 +353,7 @@ def _search_torch_cluster(cloud: Tensor, k: int, ordered: bool) -> Tensor:
 
 
 def _with_self_first(table: Tensor) -> Tensor:
-    """Move every point to the front of its row; among equals it may come late or not at all."""
+    """Move every point to the front of its row; a duplicate may have displaced it."""
     own = torch.arange(len(table), device=table.device)
     astray = (table[:, 0] != own).nonzero().squeeze(1)
     if astray.numel():
@@ -284,21 +365,26 @@ def _with_self_first(table: Tensor) -> Tensor:
     return table
 
 
-def _within_torch(cloud: Tensor, r: float) -> tuple[Tensor, Tensor, Tensor]:
-    """All pairs no farther apart than r: sources, targets and distances, by brute force."""
+_MARGIN = 1e-5
+"""How much farther than the radius pairs are searched, relatively; the exact test comes after."""
+
+
+def _within_torch(cloud: Tensor, r: float) -> tuple[Tensor, Tensor]:
+    """Return sources and targets of a superset of all pairs within r, by brute force."""
     found = []
     step = max(1, _CHUNK_ELEMENTS // len(cloud))
+    reach = r * (1 + _MARGIN)
     for start in range(0, len(cloud), step):
         distance = torch.cdist(
             cloud[start : start + step], cloud, compute_mode="donot_use_mm_for_euclid_dist"
         )
-        target, source = (distance <= r).nonzero(as_tuple=True)
-        found.append((source, target + start, distance[target, source]))
+        target, source = (distance <= reach).nonzero(as_tuple=True)
+        found.append((source, target + start))
     return tuple(torch.cat(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def _within_scipy(cloud: Tensor, r: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The same from a k-d tree, a chunk of targets at a time."""
+def _within_scipy(cloud: Tensor, r: float) -> tuple[Tensor, Tensor]:
+    """Return the same from a k-d tree, a chunk of targets at a time."""
     import numpy as np
     from scipy.spatial import cKDTree
 
@@ -307,10 +393,10 @@ def _within_scipy(cloud: Tensor, r: float) -> tuple[Tensor, Tensor, Tensor]:
     sources, targets = [], []
     for start in range(0, len(points), _CHUNK_ELEMENTS // 64):
         rows = tree.indices[start : start + _CHUNK_ELEMENTS // 64]  # see _search_scipy
-        lists = tree.query_ball_point(points[rows], r, workers=-1)
+        lists = tree.query_ball_point(points[rows], r * (1 + _MARGIN), workers=-1)
         counts = np.fromiter(map(len, lists), np.int64, len(lists))
         sources.append(np.concatenate(lists).astype(np.int64))
         targets.append(np.repeat(rows, counts))
     source = torch.from_numpy(np.concatenate(sources)).to(cloud.device)
     target = torch.from_numpy(np.concatenate(targets)).to(cloud.device)
-    return source, target, (cloud[source] - cloud[target]).square().sum(-1).sqrt()
+    return source, target

@@ -1,10 +1,11 @@
-"""Who is whose neighbour: the one form in which all convolutions take a graph."""
+"""Neighbour lists as a table or in CSR form."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -49,9 +50,44 @@ class Neighborhood:
     degree: int = 0
     pointer: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Check types and sizes, without looking at values.
+
+        Raises:
+            TypeError: If a tensor is not int64 or a number not whole.
+            ValueError: If sizes do not fit.
+        """
+        for name in ("num_sources", "num_targets", "degree"):
+            number = getattr(self, name)
+            if type(number) is bool or not isinstance(number, (Integral, torch.SymInt)):
+                raise TypeError(f"Expected `{name}` to be a whole number, got {number!r}")
+            if number < 0:
+                raise ValueError(f"Expected `{name}` >= 0, got {number}")
+        for name, part in (("index", self.index), ("pointer", self.pointer)):
+            if part is not None and (part.dtype != torch.int64 or part.dim() != 1):
+                raise TypeError(
+                    f"Expected `{name}` to be int64 of one axis, got {part.dtype} of shape "
+                    f"{list(part.shape)}"
+                )
+        if self.pointer is not None and self.pointer.numel() != self.num_targets + 1:
+            raise ValueError(
+                f"Expected `pointer` of {self.num_targets + 1} entries, got {self.pointer.numel()}"
+            )
+        if self.pointer is None and self.degree * self.num_targets != self.index.numel():
+            raise ValueError(
+                f"Expected `index` of {self.num_targets} targets times `degree` {self.degree}, got "
+                f"{self.index.numel()} entries"
+            )
+
     @classmethod
     def from_table(cls, table: Tensor, num_sources: int | None = None) -> Neighborhood:
-        """Wrap a table of sources, `[T, K]`, in which -1 marks an empty slot."""
+        """Wrap a table of sources, `[T, K]`, in which -1 marks an empty slot.
+
+        Raises:
+            TypeError: If `table` is not a tensor.
+            ValueError: If it has another shape or type, or (on the CPU) names a missing source.
+        """
+        _check_tensor("table", table)
         if table.dim() != 2 or table.dtype != torch.int64:
             raise ValueError(
                 f"Expected `table` of shape [T, K] and type int64, got {list(table.shape)} "
@@ -59,6 +95,12 @@ class Neighborhood:
             )
         num_targets, degree = table.shape
         sources = num_targets if num_sources is None else num_sources
+        if table.numel() and table.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (int(bound) for bound in table.aminmax())
+            if low < -1 or high >= sources:
+                raise ValueError(
+                    f"Expected every source in `table` in [-1, {sources - 1}], got {low} to {high}"
+                )
         return cls(table.reshape(-1), sources, num_targets, degree)
 
     @classmethod
@@ -68,7 +110,8 @@ class Neighborhood:
         """Sort an edge list by target; it becomes a table where all degrees are equal.
 
         Args:
-            edge_index: Sources and targets, `[2, E]`, int64, in any order.
+            edge_index: Sources and targets, `[2, E]`, int64, in any order; or a sparse tensor, the
+                transposed adjacency `[T, S]` of PyG, whose values do not count.
             num_sources: Number of source points.
             num_targets: Number of target points, as many as sources unless given.
 
@@ -77,6 +120,16 @@ class Neighborhood:
                 (looked up on the CPU only: on a GPU it would force a synchronisation).
         """
         num_targets = num_sources if num_targets is None else num_targets
+        _check_tensor("edge_index", edge_index)
+        if edge_index.layout != torch.strided:
+            # PyG's transposed adjacency: rows are targets, columns are sources.
+            adjacency = edge_index.to_sparse_coo().coalesce()
+            if adjacency.shape[:2] != (num_targets, num_sources):
+                raise ValueError(
+                    f"Expected a transposed adjacency of shape [{num_targets}, {num_sources}], got "
+                    f"{list(adjacency.shape)}"
+                )
+            edge_index = adjacency.indices().flip(0)
         _check_edge_index(edge_index, num_sources, num_targets)
         source, target = edge_index
         compiling = torch.compiler.is_compiling()
@@ -146,13 +199,18 @@ def relative_offsets(source: Tensor, target: Tensor) -> Tensor:
     return source - target
 
 
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Expected `{name}` to be a tensor, got a {type(value).__name__}")
+
+
 def _check_edge_index(edge_index: Tensor, num_sources: int, num_targets: int) -> None:
     if edge_index.dim() != 2 or edge_index.size(0) != 2 or edge_index.dtype != torch.int64:
         raise ValueError(
             "Expected `edge_index` of shape [2, E] and type int64, got "
             f"{list(edge_index.shape)} and {edge_index.dtype}"
         )
-    if edge_index.is_cuda or edge_index.numel() == 0 or torch.compiler.is_compiling():
+    if edge_index.device.type != "cpu" or edge_index.numel() == 0 or torch.compiler.is_compiling():
         return
     for row, name, size in ((0, "source", num_sources), (1, "target", num_targets)):
         low, high = (int(bound) for bound in edge_index[row].aminmax())

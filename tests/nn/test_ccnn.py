@@ -78,11 +78,11 @@ def test_a_graph_that_is_handed_in_is_used():
     model = tiny().eval()
     x, pos, batch = random_clouds(20, 9)
     expected = model(x, pos, batch)
-    edge_index = knn_graph(pos, 6, batch)
+    edge_index = knn_graph(pos, 6, batch, loop=True)
     torch.testing.assert_close(model(x, pos, batch, edge_index=edge_index), expected)
     neighbors = nearest_neighbors(pos, 6, batch)
     torch.testing.assert_close(model(x, pos, batch, edge_index=neighbors, batch_size=2), expected)
-    fewer = model(x, pos, batch, edge_index=knn_graph(pos, 3, batch))
+    fewer = model(x, pos, batch, edge_index=knn_graph(pos, 3, batch, loop=True))
     assert not torch.allclose(fewer, expected)
 
 
@@ -104,7 +104,9 @@ def test_a_zeroed_branch_is_the_identity(block):
     layer = block(conv).double()
     torch.nn.init.zeros_(layer.linear.weight)
     x, pos, _ = random_clouds(20, channels=8)
-    torch.testing.assert_close(layer(x, Points.of(pos, knn_graph(pos, 6))), x, atol=0, rtol=0)
+    torch.testing.assert_close(
+        layer(x, Points.of(pos, knn_graph(pos, 6, loop=True))), x, atol=0, rtol=0
+    )
 
 
 def test_the_flex_block_with_a_zeroed_branch_is_its_last_activation():
@@ -113,7 +115,10 @@ def test_the_flex_block_with_a_zeroed_branch_is_its_last_activation():
     torch.nn.init.zeros_(layer.norms[1].weight)
     x, pos, _ = random_clouds(20, channels=8)
     torch.testing.assert_close(
-        layer(x, Points.of(pos, knn_graph(pos, 6))), torch.nn.functional.gelu(x), atol=0, rtol=0
+        layer(x, Points.of(pos, knn_graph(pos, 6, loop=True))),
+        torch.nn.functional.gelu(x),
+        atol=0,
+        rtol=0,
     )
 
 
@@ -122,7 +127,7 @@ def test_a_block_may_change_the_number_of_channels(block):
     sizes = [(4, 8), (8, 8)][: block.num_convs]
     layer = block(*(CKConvMP(i, o, dim=3, num_neighbors=6) for i, o in sizes)).double()
     x, pos, _ = random_clouds(20)
-    assert layer(x, Points.of(pos, knn_graph(pos, 6))).shape == (20, 8)
+    assert layer(x, Points.of(pos, knn_graph(pos, 6, loop=True))).shape == (20, 8)
 
 
 @pytest.mark.parametrize("block", BLOCKS)

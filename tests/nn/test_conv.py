@@ -17,7 +17,7 @@ def conv_and_graph(k=6, sizes=(20, 13), dim=3, in_channels=4, out_channels=5, **
     arguments = {"omega_0": 1.0, "window_width": 0.5, "kernel_channels": 6, **arguments}
     conv = CKConvMP(in_channels, out_channels, dim=dim, num_neighbors=k, **arguments).double()
     x, pos, batch = random_clouds(*sizes, dim=dim, channels=in_channels)
-    return conv, x, pos, knn_graph(pos, k, batch), batch
+    return conv, x, pos, knn_graph(pos, k, batch, loop=True), batch
 
 
 VARIANTS = [
@@ -119,7 +119,7 @@ def test_pygs_gnn_explainer_explains_a_network_on_an_unsorted_graph(edge_mask_ty
         window_width=0.5, readout=None,
     )  # fmt: skip
     x, pos, _ = random_clouds(12, dtype=torch.float32)
-    edge_index = knn_graph(pos, 4)
+    edge_index = knn_graph(pos, 4, loop=True)
     edge_index = edge_index[:, torch.randperm(edge_index.size(1))]
     explainer = Explainer(
         model, algorithm=GNNExplainer(epochs=2), explanation_type="model",
@@ -184,7 +184,7 @@ def test_a_batch_of_two_clouds_is_the_two_alone():
     conv, x, pos, edge_index, batch = conv_and_graph()
     together = conv(x, pos, edge_index)
     for cloud in (batch == 0, batch == 1):
-        alone = conv(x[cloud], pos[cloud], knn_graph(pos[cloud], 6))
+        alone = conv(x[cloud], pos[cloud], knn_graph(pos[cloud], 6, loop=True))
         torch.testing.assert_close(together[cloud], alone)
 
 
@@ -268,7 +268,7 @@ def test_the_initial_variance_does_not_depend_on_the_number_of_neighbours():
         torch.manual_seed(0)
         conv = CKConvMP(16, 16, dim=3, num_neighbors=k, window_width=1.0, omega_0=1.0)
         pos = torch.rand(512, 3) - 0.5
-        output = conv(torch.randn(512, 16), pos, knn_graph(pos, k))
+        output = conv(torch.randn(512, 16), pos, knn_graph(pos, k, loop=True))
         spread.append(float(output.detach().std()))
     assert max(spread) < 3 * min(spread)
 
@@ -312,7 +312,7 @@ def test_it_works_inside_pygs_sequential():
             (CKConvMP(8, 2, dim=3, num_neighbors=5), "x, pos, edge_index -> x"),
         ],
     )
-    assert net(x, pos, knn_graph(pos, 5, batch)).shape == (20, 2)
+    assert net(x, pos, knn_graph(pos, 5, batch, loop=True)).shape == (20, 2)
 
 
 def test_autocast_is_finite_and_close():

@@ -223,7 +223,7 @@ def test_a_masked_grid_is_the_cloud_of_its_occupied_cells(size, separable):
     rows, clouds = [], []
     for b in range(2):
         cells = mask[b].flatten()
-        graph = knn_graph(pos[cells], int(cells.sum()))
+        graph = knn_graph(pos[cells], int(cells.sum()), loop=True)
         clouds.append(conv(nodes(x[b])[cells], pos[cells], graph))
         rows.append(nodes(output[b])[cells])
     assert_same(torch.cat(rows), torch.cat(clouds), [x, *conv.parameters()], 1e-10)
@@ -357,7 +357,7 @@ def test_a_network_on_a_grid_is_the_network_on_its_points(block, readout, masked
     batch = torch.arange(2).repeat_interleave(20)[mask.flatten()]
     twin = copy.deepcopy(model)
     points = x.movedim(1, -1)[mask]
-    expected = twin(points, pos, batch, edge_index=knn_graph(pos, 20, batch))
+    expected = twin(points, pos, batch, edge_index=knn_graph(pos, 20, batch, loop=True))
     actual = model(x, mask=mask if masked else None)
     if readout is None:
         assert actual.shape == (2, 3, *size)

@@ -1,11 +1,16 @@
 """Neighbour search against a plain sort of all distances."""
 
+import inspect
+
+import numpy as np
 import pytest
 import torch
 from clouds_helpers import random_clouds
+from torch_geometric.nn import knn_graph as pygs_knn_graph
+from torch_geometric.nn import radius_graph as pygs_radius_graph
 
 from ccnn_geo import knn_graph, radius_graph
-from ccnn_geo.ops import Neighborhood, nearest_neighbors
+from ccnn_geo.ops import nearest_neighbors
 from ccnn_geo.ops import neighbor_search as neighbors_module
 
 
@@ -35,14 +40,14 @@ def plain_knn(pos, k, batch):
 @pytest.mark.parametrize("k", [1, 7, 40])
 def test_knn_equals_a_full_sort_for_clouds_of_different_sizes(backend, dim, k):
     _, pos, batch = random_clouds(30, 1, 12, dim=dim)
-    edge_index = knn_graph(pos, k, batch, backend=backend)
+    edge_index = knn_graph(pos, k, batch, backend=backend, loop=True)
     assert {(int(j), int(i)) for j, i in edge_index.T} == plain_knn(pos, k, batch)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_edges_are_sorted_by_target_and_begin_with_the_point_itself(backend):
     _, pos, batch = random_clouds(30, 25)
-    source, target = knn_graph(pos, 5, batch, backend=backend)
+    source, target = knn_graph(pos, 5, batch, backend=backend, loop=True)
     assert torch.equal(target, torch.arange(55).repeat_interleave(5))
     assert torch.equal(source.view(-1, 5)[:, 0], torch.arange(55))
     distance = (pos[source] - pos[target]).norm(dim=1).view(-1, 5)
@@ -52,7 +57,7 @@ def test_edges_are_sorted_by_target_and_begin_with_the_point_itself(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_point_itself_is_kept_among_many_at_the_same_place(backend):
     pos = torch.zeros(50, 3)
-    source, target = knn_graph(pos, 4, backend=backend)
+    source, target = knn_graph(pos, 4, backend=backend, loop=True)
     assert torch.equal(source.view(-1, 4)[:, 0], torch.arange(50))
     assert all(len(set(row)) == 4 for row in source.view(-1, 4).tolist())
     assert torch.equal(target, torch.arange(50).repeat_interleave(4))
@@ -60,15 +65,15 @@ def test_the_point_itself_is_kept_among_many_at_the_same_place(backend):
 
 def test_searching_in_chunks_changes_nothing(monkeypatch):
     _, pos, batch = random_clouds(40, 40)
-    whole = knn_graph(pos, 6, batch, backend="torch")
+    whole = knn_graph(pos, 6, batch, backend="torch", loop=True)
     monkeypatch.setattr(neighbors_module, "_CHUNK_ELEMENTS", 100)
-    assert torch.equal(knn_graph(pos, 6, batch, backend="torch"), whole)
-    assert torch.equal(knn_graph(pos, 6, batch, backend="scipy"), whole)
+    assert torch.equal(knn_graph(pos, 6, batch, backend="torch", loop=True), whole)
+    assert torch.equal(knn_graph(pos, 6, batch, backend="scipy", loop=True), whole)
 
 
 def test_far_from_the_origin_the_same_neighbours_are_found():
     pos = torch.rand(64, 3)
-    assert torch.equal(knn_graph(pos, 8), knn_graph(pos.double() + 1000, 8))
+    assert torch.equal(knn_graph(pos, 8, loop=True), knn_graph(pos.double() + 1000, 8, loop=True))
 
 
 def test_without_loops_there_are_k_others():
@@ -95,33 +100,38 @@ def test_radius_graph_holds_exactly_the_pairs_within_the_radius(backend, loop):
 
 def test_radius_graph_keeps_the_nearest_where_there_are_too_many():
     _, pos, batch = random_clouds(40, 20)
-    nearest = knn_graph(pos, 3, batch)
-    assert torch.equal(radius_graph(pos, 10.0, batch, max_num_neighbors=3), nearest)
+    nearest = knn_graph(pos, 3, batch, loop=True)
+    assert torch.equal(radius_graph(pos, 10.0, batch, max_num_neighbors=3, loop=True), nearest)
 
 
 def test_no_points_have_no_neighbours():
-    assert knn_graph(torch.zeros(0, 3), 4).shape == (2, 0)
-    assert radius_graph(torch.zeros(0, 3), 1.0).shape == (2, 0)
+    assert knn_graph(torch.zeros(0, 3), 4, loop=True).shape == (2, 0)
+    assert radius_graph(torch.zeros(0, 3), 1.0, loop=True).shape == (2, 0)
 
 
 def test_a_cloud_number_without_points_is_passed_over():
     pos = torch.rand(6, 3)
     batch = torch.tensor([0, 0, 0, 2, 2, 2])
-    assert torch.equal(knn_graph(pos, 2, batch), knn_graph(pos, 2, batch.clamp(max=1)))
+    assert torch.equal(
+        knn_graph(pos, 2, batch, loop=True), knn_graph(pos, 2, batch.clamp(max=1), loop=True)
+    )
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16])
 def test_autocast_does_not_blur_the_search(autocast):
     pos = torch.rand(64, 3)
-    expected = knn_graph(pos, 8)
+    expected = knn_graph(pos, 8, loop=True)
     with torch.autocast("cpu", dtype=autocast):
-        assert torch.equal(knn_graph(pos, 8), expected)
+        assert torch.equal(knn_graph(pos, 8, loop=True), expected)
 
 
 @pytest.mark.parametrize(
     ("pos", "k", "batch", "error", "match"),
     [
         (torch.rand(4, 3), 0, None, ValueError, r"`k` >= 1, got 0"),
+        (torch.rand(4, 3), float("inf"), None, TypeError, "`k` to be a whole number, got inf"),
+        (torch.rand(4, 3), 1.5, None, TypeError, "`k` to be a whole number, got 1.5"),
+        (np.zeros((4, 3)), 1, None, TypeError, "`pos` to be a tensor, got a ndarray"),
         (torch.rand(4), 1, None, ValueError, r"`pos` of shape \[N, D\], got \[4\]"),
         (torch.ones(4, 3, dtype=torch.int64), 1, None, TypeError, r"call pos.float\(\) first"),
         (torch.rand(4, 3).half(), 1, None, TypeError, "float16"),
@@ -142,14 +152,16 @@ def test_autocast_does_not_blur_the_search(autocast):
 )
 def test_bad_input_is_named(pos, k, batch, error, match):
     with pytest.raises(error, match=match):
-        knn_graph(pos, k, batch)
+        knn_graph(pos, k, batch, loop=True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"r": 0.0}, "`r` > 0"),
-        ({"r": float("nan")}, "`r` > 0"),
+        ({"r": 0.0}, "`r` to be positive and finite, got 0.0"),
+        ({"r": float("nan")}, "`r` to be positive and finite, got nan"),
+        ({"r": float("inf")}, "`r` to be positive and finite, got inf"),
+        ({"r": 1.0, "flow": "both"}, "`flow` to be 'source_to_target' or"),
         ({"r": 1.0, "max_num_neighbors": 0}, "`max_num_neighbors` >= 1"),
         ({"r": 1.0, "backend": "torch_cluster"}, "`backend` to be auto, torch or scipy"),
         ({"r": 1.0, "backend": "faiss"}, "one of auto, torch"),
@@ -163,42 +175,7 @@ def test_bad_radius_arguments_are_named(arguments, match):
 def test_a_missing_backend_is_named(monkeypatch):
     monkeypatch.setattr(neighbors_module, "_installed", lambda module: False)
     with pytest.raises(RuntimeError, match="'scipy' is not installed"):
-        knn_graph(torch.rand(4, 3), 2, backend="scipy")
-
-
-def test_neighborhood_of_a_graph_with_unequal_degrees():
-    edge_index = torch.tensor([[3, 0, 1, 2], [2, 0, 2, 0]])
-    neighbors = Neighborhood.from_edge_index(edge_index, 4)
-    assert neighbors.pointer.tolist() == [0, 2, 2, 4, 4]
-    assert neighbors.index.tolist() == [0, 2, 3, 1]
-    assert neighbors.target.tolist() == [0, 0, 2, 2]
-
-
-def test_neighborhood_table_with_empty_slots_is_an_edge_list_without_them():
-    neighbors = Neighborhood.from_table(torch.tensor([[1, -1], [0, 1]]))
-    assert neighbors.edge_index.tolist() == [[1, 0, 1], [0, 1, 1]]
-    pointer, targets = neighbors.reversed
-    grouped = [targets[a:b].tolist() for a, b in zip(pointer[:-1], pointer[1:], strict=True)]
-    assert grouped == [[1], [0, 1]]
-
-
-@pytest.mark.parametrize(
-    ("edge_index", "match"),
-    [
-        (torch.tensor([[0, 4], [0, 0]]), r"every source in `edge_index` to lie in \[0, 3\]"),
-        (torch.tensor([[0, 0], [-1, 0]]), r"every target in `edge_index` to lie in \[0, 3\]"),
-        (torch.zeros(3, 2, dtype=torch.int64), r"`edge_index` of shape \[2, E\]"),
-        (torch.zeros(2, 3), r"type int64"),
-    ],
-)
-def test_bad_edges_are_named(edge_index, match):
-    with pytest.raises(ValueError, match=match):
-        Neighborhood.from_edge_index(edge_index, 4)
-
-
-def test_bad_tables_are_named():
-    with pytest.raises(ValueError, match=r"`table` of shape \[T, K\]"):
-        Neighborhood.from_table(torch.zeros(3))
+        knn_graph(torch.rand(4, 3), 2, backend="scipy", loop=True)
 
 
 def test_neighbours_in_any_order_are_the_same_ones():
@@ -214,3 +191,66 @@ def test_auto_takes_the_tree_for_large_clouds_only():
     assert choose("auto", small, 8, 100) is neighbors_module._search_torch
     assert choose("auto", large, 8, 5000) is neighbors_module._search_scipy
     assert nearest_neighbors(large, 8).degree == 8
+
+
+@pytest.mark.parametrize("backend", ["torch", "scipy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("step", [0.1, 0.25, 1 / 3])
+def test_pairs_at_exactly_the_radius_are_neighbours_for_every_backend(backend, dtype, step):
+    axis = torch.arange(8, dtype=dtype) * step
+    pos = torch.cartesian_prod(axis, axis, axis)
+    difference = pos[:, None] - pos
+    distance = difference.square().sum(-1).sqrt()
+    expected = distance <= torch.tensor(step, dtype=dtype)
+    expected.fill_diagonal_(False)
+    source, target = radius_graph(pos, step, backend=backend)
+    found = torch.zeros_like(expected)
+    found[target, source] = True
+    assert torch.equal(found, expected)
+
+
+def test_every_backend_gives_the_same_edges_in_the_same_order():
+    pos = torch.cartesian_prod(*[torch.arange(6.0)] * 3) * 0.1
+    one = radius_graph(pos, 0.2, loop=True, backend="torch")
+    assert torch.equal(radius_graph(pos, 0.2, loop=True, backend="scipy"), one)
+
+
+@pytest.mark.parametrize("offset", [5e5, 1e7])
+def test_coordinates_far_from_the_origin_keep_their_neighbours(offset):
+    pos = torch.rand(3000, 3, dtype=torch.float64)
+    near = nearest_neighbors(pos, 9).edge_index
+    assert torch.equal(nearest_neighbors(pos + offset, 9, backend="torch").edge_index, near)
+    assert torch.equal(nearest_neighbors(pos + offset, 9, backend="scipy").edge_index, near)
+
+
+def test_the_signatures_begin_with_those_of_pyg():
+    for ours, theirs in ((knn_graph, pygs_knn_graph), (radius_graph, pygs_radius_graph)):
+        expected = inspect.signature(theirs).parameters
+        shared = [name for name in inspect.signature(ours).parameters if name != "backend"]
+        assert shared == list(expected)[: len(shared)]
+        for name in set(shared) - {"max_num_neighbors"}:
+            assert inspect.signature(ours).parameters[name].default == expected[name].default
+
+
+def test_the_flow_swaps_the_rows():
+    pos = torch.rand(20, 3)
+    for graph, size in ((knn_graph, 4), (radius_graph, 0.5)):
+        forward = graph(pos, size)
+        assert torch.equal(graph(pos, size, flow="target_to_source"), forward.flip(0))
+
+
+def test_the_cosine_ignores_lengths():
+    pos = torch.nn.functional.normalize(torch.randn(30, 3, dtype=torch.float64), dim=1)
+    scaled = pos * (1 + torch.rand(30, 1, dtype=torch.float64))
+    assert torch.equal(knn_graph(scaled, 5, cosine=True), knn_graph(pos, 5))
+
+
+@pytest.mark.parametrize("places", [1, 3, 400])
+def test_neighbours_among_many_coinciding_points(places):
+    pos = torch.cat([torch.rand(places, 3)[torch.randint(places, (2500,))], torch.rand(200, 3)])
+    table = nearest_neighbors(pos, 12, backend="scipy").index.view(-1, 12)
+    distance = torch.cdist(pos, pos, compute_mode="donot_use_mm_for_euclid_dist")
+    expected = distance.topk(12, largest=False).values
+    torch.testing.assert_close(distance.gather(1, table).sort().values, expected)
+    assert torch.equal(table[:, 0], torch.arange(len(pos)))
+    assert bool((table.sort(1).values.diff(dim=1) > 0).all())
