@@ -4,7 +4,12 @@ Random transforms draw from the `torch.Generator` given, or else from torch's gl
 seeded run repeats. No transform modifies the data it is given.
 """
 
-from ccnn_geo.transforms.augment import PointSubset, RandomJitter, RandomRotateZ, RandomScale
+from ccnn_geo.transforms.augment import (
+    GaussianJitter,
+    PointSubset,
+    RandomRotateZ,
+    RandomScale,
+)
 from ccnn_geo.transforms.grids import FlattenGrid, GridToPoints, MaskEmptyCells, RandomShift
 from ccnn_geo.transforms.mesh import EstimateNormals, NormalizePositions, SampleMesh, StackFeatures
 from ccnn_geo.transforms.voxels import Voxelize, VoxelsToPoints
@@ -12,11 +17,11 @@ from ccnn_geo.transforms.voxels import Voxelize, VoxelsToPoints
 __all__ = [
     "EstimateNormals",
     "FlattenGrid",
+    "GaussianJitter",
     "GridToPoints",
     "MaskEmptyCells",
     "NormalizePositions",
     "PointSubset",
-    "RandomJitter",
     "RandomRotateZ",
     "RandomScale",
     "RandomShift",

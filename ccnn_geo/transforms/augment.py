@@ -7,13 +7,12 @@ repeats.
 import math
 
 import torch
-from torch import Tensor
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms.base import DrawPoints, ShowsOptions, require_tensor
+from ccnn_geo.transforms.base import DrawPoints, ShowsOptions, require_tensor, select_points
 from ccnn_geo.transforms.functional import subset_indices
 
-__all__ = ["PointSubset", "RandomJitter", "RandomRotateZ", "RandomScale"]
+__all__ = ["GaussianJitter", "PointSubset", "RandomRotateZ", "RandomScale"]
 
 
 class PointSubset(DrawPoints):
@@ -39,13 +38,10 @@ class PointSubset(DrawPoints):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed)
         index = subset_indices(pos.size(0), self.num_points, generator).to(pos.device)
-        for key in data.node_attrs():
-            if isinstance(data[key], Tensor):
-                data[key] = data[key][index]
-        return data
+        return select_points(data, index)
 
 
-class RandomJitter(ShowsOptions):
+class GaussianJitter(ShowsOptions):
     r"""Moves every point by its own small Gaussian step, cut off at a largest one.
 
     Args:
@@ -81,31 +77,30 @@ class RandomScale(ShowsOptions):
     r"""Scales a cloud by one random factor; its normals stay as they are.
 
     Args:
-        low: Smallest factor.
-        high: Largest factor.
+        scales: Smallest and largest factor, as in PyG.
         generator: Source of randomness; torch's global one by default.
 
     Shapes:
-        - ``pos`` :math:`[N, D]`
+        - `pos` :math:`[N, D]`
 
     Raises:
-        ValueError: If not ``0 < low <= high``, or if ``pos`` is missing.
+        ValueError: If not `0 < low <= high`, or if `pos` is missing.
     """
 
     def __init__(
-        self, low: float = 0.8, high: float = 1.25, *, generator: torch.Generator | None = None
+        self, scales: tuple[float, float] = (0.8, 1.25), *, generator: torch.Generator | None = None
     ) -> None:
-        if not 0 < low <= high:
-            raise ValueError(f"Expected 0 < `low` <= `high`, got {low} and {high}")
-        self.low = low
-        self.high = high
+        if not (len(scales) == 2 and 0 < scales[0] <= scales[1] < math.inf):
+            raise ValueError(f"Expected `scales` (low, high) with 0 < low <= high, got {scales}")
+        self.scales = scales
         self.generator = generator
 
     def forward(self, data: Data) -> Data:
-        """Scales one cloud."""
+        """Scale one cloud."""
         pos = require_tensor(data, "pos")
         fraction = torch.rand((), generator=self.generator).item()
-        data.pos = pos * (self.low + (self.high - self.low) * fraction)
+        low, high = self.scales
+        data.pos = pos * (low + (high - low) * fraction)
         return data
 
 

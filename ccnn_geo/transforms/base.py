@@ -7,7 +7,7 @@ from torch_geometric.transforms import BaseTransform
 
 
 def require_tensor(data: Data, name: str, width: int | None = None) -> Tensor:
-    """Returns an attribute of one cloud, `[N, width]` where a width is given."""
+    """Return an attribute of one cloud, `[N, width]` where a width is given."""
     value = data[name] if name in data else None
     if not isinstance(value, Tensor):
         there = ", ".join(f"`{key}`" for key in data.keys()) or "nothing"
@@ -15,6 +15,29 @@ def require_tensor(data: Data, name: str, width: int | None = None) -> Tensor:
     if width is not None and (value.dim() != 2 or value.size(1) != width):
         raise ValueError(f"Expected `{name}` of shape [N, {width}], got {list(value.shape)}")
     return value
+
+
+def select_points(data: Data, index: Tensor) -> Data:
+    """Return the data of some points: their attributes, and the edges between them.
+
+    Args:
+        data: A cloud of N points; faces of a mesh are dropped.
+        index: Distinct points, `[M]`.
+    """
+    if "face" in data:
+        del data["face"]
+    return data.subgraph(index)
+
+
+def drop_points(data: Data) -> None:
+    """Remove every attribute of points, edges and faces, whose number is about to change.
+
+    What belongs to the whole cloud stays, like its label `y [1]`.
+    """
+    of_points = [key for key in data.node_attrs() if not (key == "y" and data.num_nodes == 1)]
+    for key in {*of_points, *data.edge_attrs(), "edge_index", "face", "num_nodes"}:
+        if key in data:
+            del data[key]
 
 
 class ShowsOptions(BaseTransform):
@@ -31,6 +54,8 @@ class DrawPoints(ShowsOptions):
     def __init__(
         self, num_points: int, *, seed: int | None = None, generator: torch.Generator | None = None
     ) -> None:
+        if type(num_points) is bool or not isinstance(num_points, int):
+            raise TypeError(f"Expected `num_points` to be a whole number, got {num_points!r}")
         if num_points < 1:
             raise ValueError(f"Expected `num_points` to be at least 1, got {num_points}")
         self.num_points = num_points

@@ -1,7 +1,7 @@
 """Functions on the points of meshes and clouds, which transforms and data sets share."""
 
 from types import ModuleType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -69,14 +69,27 @@ def normalize_positions(pos: Array, method: NormalizationMethod = "box") -> Arra
     Shapes:
         - **input:** :math:`[N, D]`, an array or a tensor
         - **output:** :math:`[N, D]`, of the same type; all zero if all positions are the same
+
+    Raises:
+        ValueError: If the method is unknown.
     """
+    if method not in ("box", "ball"):
+        raise ValueError(f"Expected `method` to be 'box' or 'ball', got {method!r}")
     if len(pos) == 0:
         return pos
+    exact: Any = pos.double() if isinstance(pos, Tensor) else pos.astype(np.float64)
     # From the first point first: identical points then cancel exactly, and so does a far origin.
-    centred = pos - pos[:1]
+    # Halves, so that no difference overflows; a largest coordinate of 1, so that no square does.
+    centred = 0.5 * exact - 0.5 * exact[:1]
+    size = abs(centred).max()
+    centred = centred / (size + (size == 0))
     centred = centred - centred.mean(0)
-    size = abs(centred).max() if method == "box" else (centred * centred).sum(-1).max() ** 0.5
-    return centred / (size + (size == 0))
+    size = abs(centred).max()
+    centred = centred / (size + (size == 0))
+    if method == "ball":
+        size = (centred * centred).sum(-1).max() ** 0.5
+        centred = centred / (size + (size == 0))
+    return centred.to(pos.dtype) if isinstance(pos, Tensor) else centred.astype(pos.dtype)
 
 
 def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:
@@ -99,12 +112,16 @@ def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:
     """
     if len(pos) < 3:
         raise ValueError(f"Expected at least 3 points to estimate normals, got {len(pos)}")
+    if not np.isfinite(pos).all():
+        raise ValueError("Expected finite points to estimate normals, got NaN or infinity")
     open3d = import_open3d("to estimate normals")
-    positions = np.ascontiguousarray(pos, dtype=np.float64)
+    positions = np.asarray(pos, dtype=np.float64)
+    # Covariances are differences of squares, which coordinates far from the origin would swamp.
+    positions = np.ascontiguousarray(positions - positions.mean(axis=0))
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(positions))
     cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(num_neighbors))
     normals = np.asarray(cloud.normals)
-    outward = ((positions - positions.mean(axis=0)) * normals).sum(axis=-1, keepdims=True)
+    outward = (positions * normals).sum(axis=-1, keepdims=True)
     return np.where(outward < 0, -normals, normals)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms.base import ShowsOptions, require_tensor
+from ccnn_geo.transforms.base import ShowsOptions, drop_points, require_tensor
 
 __all__ = ["FlattenGrid", "GridToPoints", "MaskEmptyCells", "RandomShift"]
 
@@ -107,6 +107,7 @@ class GridToPoints(ShowsOptions):
         occupied = _occupied(x)[0]
         if self.keep_empty:
             occupied = torch.ones_like(occupied)
+        drop_points(data)
         data.x = x[0, :, occupied].t().contiguous()
         data.pos = occupied.nonzero().to(x.dtype)
         return data

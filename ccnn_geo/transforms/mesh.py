@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms.base import DrawPoints, ShowsOptions, require_tensor
+from ccnn_geo.transforms.base import DrawPoints, ShowsOptions, drop_points, require_tensor
 from ccnn_geo.transforms.functional import (
     NormalizationMethod,
     estimate_normals,
@@ -49,9 +49,7 @@ class SampleMesh(DrawPoints):
         points, normals = sample_surface(
             pos.numpy(force=True), face.t().numpy(force=True), self.num_points, seed=seed
         )
-        for key in [key for key in data.node_attrs() if key not in ("pos", "face")]:
-            del data[key]
-        del data["face"]
+        drop_points(data)
         data.pos = torch.from_numpy(points).to(pos)
         data.normal = torch.from_numpy(normals).to(pos)
         return data

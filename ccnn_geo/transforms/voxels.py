@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms.base import ShowsOptions, require_tensor
+from ccnn_geo.transforms.base import ShowsOptions, drop_points, require_tensor
 from ccnn_geo.transforms.functional import import_open3d, subset_indices
 
 __all__ = [
@@ -76,8 +76,7 @@ class Voxelize(ShowsOptions):
         if self.max_voxels is not None:
             kept = subset_indices(len(cells), self.max_voxels, self.generator)
             cells = cells[kept.sort().values.to(cells.device)]
-        for key in [key for key in data.node_attrs() if key != "y"]:
-            del data[key]
+        drop_points(data)
         centers = voxel_centers(cells, self.resolution).to(pos)
         if not self.dense:
             data.pos, data.x, data.voxel = centers, centers.clone(), cells
@@ -118,7 +117,10 @@ class VoxelsToPoints(ShowsOptions):
         if x.dim() != len(shape) + 2 or (len(x), x.shape[2:]) != (1, shape):
             raise ValueError(f"Expected `x` of shape [1, C, {list(shape)}], got {list(x.shape)}")
         cells = mask[0].nonzero()
-        del data["mask"]
+        drop_points(data)
+        for key in ("mask", "x"):
+            if key in data:
+                del data[key]
         data.x = x[0][:, mask[0]].t().contiguous()
         data.pos = voxel_centers(cells, tuple(shape)).to(x)
         data.voxel = cells
@@ -138,6 +140,10 @@ def voxel_cells(pos: Tensor, resolution: int) -> Tensor:
     Raises:
         ValueError: If there is no point, or one that is not within [-1, 1].
     """
+    if type(resolution) is bool or not isinstance(resolution, int):
+        raise TypeError(f"Expected `resolution` to be a whole number, got {resolution!r}")
+    if resolution < 1:
+        raise ValueError(f"Expected `resolution` to be at least 1, got {resolution}")
     if pos.dim() != 2 or len(pos) == 0:
         raise ValueError(f"Expected `pos` of shape [N, D] with N >= 1, got {list(pos.shape)}")
     reach = float(pos.abs().max())
@@ -156,6 +162,8 @@ def occupied_cells(pos: Tensor, resolution: int) -> Tensor:
     See `voxel_cells` for arguments and errors.
     """
     cells = voxel_cells(pos, resolution)
+    if resolution ** pos.size(1) >= 2**63:
+        return torch.unique(cells, dim=0)
     # One number for each cell sorts many times faster than a row of them.
     strides = resolution ** torch.arange(pos.size(1) - 1, -1, -1, device=pos.device)
     numbers = torch.unique((cells * strides).sum(1))

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from torch_geometric.transforms import BaseTransform, Compose
 
-from ccnn_geo.transforms.augment import RandomJitter, RandomRotateZ, RandomScale
+from ccnn_geo.transforms.augment import GaussianJitter, RandomRotateZ, RandomScale
 from ccnn_geo.transforms.mesh import StackFeatures
 from ccnn_geo.transforms.voxels import Voxelize
 
@@ -245,6 +245,6 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         switches: list[tuple[bool, Callable[[], BaseTransform]]] = [
             (self.random_rotate_z, RandomRotateZ),
             (self.random_scale, RandomScale),
-            (self.random_jitter, RandomJitter),
+            (self.random_jitter, GaussianJitter),
         ]
         return [make() for wanted, make in switches if wanted]

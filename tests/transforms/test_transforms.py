@@ -5,18 +5,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from datasets_helpers import open3d
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform, Compose
 
-from ccnn_geo.transforms.augment import PointSubset, RandomJitter, RandomRotateZ, RandomScale
+from ccnn_geo.transforms.augment import GaussianJitter, PointSubset, RandomRotateZ, RandomScale
 from ccnn_geo.transforms.functional import normalize_positions, sample_surface, subset_indices
 from ccnn_geo.transforms.mesh import EstimateNormals, NormalizePositions, SampleMesh, StackFeatures
-from datasets_helpers import open3d
 
 RANDOM: dict[str, Callable[..., BaseTransform]] = {
     "sample": lambda **options: SampleMesh(40, **options),
     "subset": lambda **options: PointSubset(3, **options),
-    "jitter": RandomJitter,
+    "jitter": GaussianJitter,
     "scale": RandomScale,
     "rotate": RandomRotateZ,
 }
@@ -94,7 +94,7 @@ class TestEveryTransform:
 
     def test_says_what_it_was_made_with(self):
         assert repr(SampleMesh(10)) == "SampleMesh(num_points=10)"
-        assert repr(RandomScale(0.5, 2.0)) == "RandomScale(low=0.5, high=2.0)"
+        assert repr(RandomScale((0.5, 2.0))) == "RandomScale(scales=(0.5, 2.0))"
 
     def test_work_one_after_the_other(self):
         chain = Compose([SampleMesh(64, seed=0), NormalizePositions(), StackFeatures()])
@@ -310,16 +310,16 @@ class TestPointSubset:
 class TestAugmentation:
     def test_jitter_stays_within_its_clip(self):
         torch.manual_seed(0)
-        step = RandomJitter(sigma=0.02, clip=0.03)(Data(pos=ball(5000))).pos - ball(5000)
+        step = GaussianJitter(sigma=0.02, clip=0.03)(Data(pos=ball(5000))).pos - ball(5000)
         assert step.abs().max().item() == pytest.approx(0.03, abs=1e-6)
         assert step.abs().min() < 1e-4
-        assert RandomJitter(sigma=0)(Data(pos=ball())).pos.equal(ball())
+        assert GaussianJitter(sigma=0)(Data(pos=ball())).pos.equal(ball())
 
     def test_scale_is_one_factor_within_its_range(self):
         torch.manual_seed(0)
         factors = []
         for _ in range(100):
-            data = RandomScale(0.5, 2.0)(prism())
+            data = RandomScale((0.5, 2.0))(prism())
             factors.append((data.pos[1, 0] / 4).item())
             torch.testing.assert_close(data.pos, factors[-1] * prism().pos)
             assert torch.equal(data.normal, prism().normal)
@@ -350,9 +350,12 @@ class TestAugmentation:
     @pytest.mark.parametrize(
         ("make", "message"),
         [
-            (lambda: RandomJitter(sigma=-1), "`sigma` and `clip` >= 0, got -1 and 0.05"),
-            (lambda: RandomScale(0, 1), "0 < `low` <= `high`, got 0 and 1"),
-            (lambda: RandomScale(2, 1), "0 < `low` <= `high`, got 2 and 1"),
+            (lambda: GaussianJitter(sigma=-1), "`sigma` and `clip` >= 0, got -1 and 0.05"),
+            (
+                lambda: RandomScale((0, 1)),
+                r"`scales` \(low, high\) with 0 < low <= high, got \(0, 1\)",
+            ),
+            (lambda: RandomScale((2, 1)), r"got \(2, 1\)"),
             (lambda: RandomRotateZ(-5), "`max_degrees` >= 0, got -5"),
         ],
     )
