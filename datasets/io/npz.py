@@ -1,11 +1,32 @@
 """Reader of `.npz` files of plain arrays."""
 
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+
+def check_npy_size(path: Path) -> None:
+    """Check that an `.npy` file is as large as its header says, before anything is allocated.
+
+    Raises:
+        ValueError: If it is smaller, or no array of plain numbers.
+    """
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            raise ValueError("expected plain numbers, got pickled objects")
+        expected = math.prod(shape) * dtype.itemsize
+        there = path.stat().st_size - file.tell()
+    if there < expected:
+        raise ValueError(f"expected {expected} bytes of shape {list(shape)}, got {there}")
 
 
 def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:

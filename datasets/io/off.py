@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .polygons import triangulate
+
 __all__ = ["read_off"]
 
 # The counts may be glued to the keyword, as in `OFF3514 3546 0`; a byte order mark may precede it.
@@ -12,7 +14,8 @@ _HEADER = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?P<keyword>(?:ST)?C?N?4?n?OFF|off)(?P<binary>[ \t]+BINARY)?\s*"
     rb"(?P<counts>[^\r\n]*)"
 )
-_COMMENT = re.compile(rb"#[^\r\n]*")
+# Not the `#` of `-1.#IND`, by which some programs write NaN.
+_COMMENT = re.compile(rb"(?<![^\s])#[^\r\n]*")
 _SUPPORTED = (b"OFF", b"off", b"COFF", b"NOFF", b"CNOFF", b"STOFF")
 
 
@@ -108,7 +111,7 @@ def _parse_triangles(
 
 
 def _numbers(text: bytes, dtype: type[np.number]) -> np.ndarray:
-    """Reads numbers between white space; numpy takes white space alone for a number."""
+    """Read numbers between white space; numpy takes white space alone for a number."""
     return np.fromstring(text, dtype, sep=" ") if text.strip() else np.empty(0, dtype)
 
 
@@ -123,17 +126,20 @@ def _parse_lines(body: bytes, num_vertices: int, num_faces: int) -> tuple[np.nda
     vertices = np.empty((num_vertices, 3))
     for number, line in enumerate(lines[:num_vertices]):
         try:
-            vertices[number] = [float(token) for token in line[:3]]
+            coordinates = [float(token) for token in line[:3]]
+            if len(coordinates) != 3:
+                raise ValueError(len(coordinates))
+            vertices[number] = coordinates
         except ValueError as error:
             raise ValueError(f"vertex {number}: expected 3 coordinates, got {line[:3]}") from error
     faces: list[tuple[int, int, int]] = []
     for number, line in enumerate(lines[num_vertices : num_vertices + num_faces]):
-        faces.extend(_fan(number, line))
+        faces.extend(_triangles(number, line, vertices))
     return vertices, np.array(faces, dtype=np.int64).reshape(-1, 3)
 
 
-def _fan(number: int, line: list[bytes]) -> list[tuple[int, int, int]]:
-    """Cuts one polygon into triangles that share its first corner."""
+def _triangles(number: int, line: list[bytes], vertices: np.ndarray) -> list[tuple[int, int, int]]:
+    """Cut the polygon of one line into triangles."""
     try:
         size = int(line[0])
         corners = [int(token) for token in line[1 : 1 + max(size, 0)]]
@@ -141,5 +147,9 @@ def _fan(number: int, line: list[bytes]) -> list[tuple[int, int, int]]:
         raise ValueError(f"face {number}: expected whole numbers, got {line[:5]}") from error
     if size < 0 or len(corners) < size:
         raise ValueError(f"face {number}: expected {size} corners, the line has {len(corners)}")
-    first = corners[0] if corners else 0
-    return [(first, *pair) for pair in zip(corners[1:-1], corners[2:], strict=True)]
+    if corners and not 0 <= min(corners) <= max(corners) < len(vertices):
+        raise ValueError(
+            f"expected indices of {len(vertices)} vertices in the faces, got {min(corners)} to "
+            f"{max(corners)}"
+        )
+    return triangulate(vertices, corners) if size >= 3 else []

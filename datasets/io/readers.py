@@ -1,5 +1,6 @@
-"""Readers that turn any supported file into one :class:`Geometry`."""
+"""Readers of every supported file of geometry."""
 
+import stat
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -8,15 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from ccnn_geo.transforms.functional import import_open3d
-
+from .npz import check_npy_size
+from .obj import read_obj
 from .off import read_off
+from .pcd import read_pcd
+from .ply import check_ply
 
 __all__ = ["SUFFIXES", "Geometry", "read_geometry"]
 
 _TRIMESH_SUFFIXES = (".ply", ".obj", ".stl")
 _TABLE_SUFFIXES = (".xyz", ".txt", ".npy")
 SUFFIXES = frozenset({".off", ".pcd", ".npz", *_TRIMESH_SUFFIXES, *_TABLE_SUFFIXES})
+
+
+_NORMAL_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Geometry:
 
 
 def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry:
-    """Reads a mesh (off, ply, obj, stl) or a cloud (ply, obj, pcd, xyz, txt, npy, npz).
+    """Read a mesh (off, ply, obj, stl) or a cloud (ply, obj, pcd, xyz, txt, npy, npz).
 
     Tables of numbers (xyz, txt, npy) have one point per row, its columns separated by commas or
     white space: three coordinates, then anything. Columns four to six are taken for normals where
@@ -44,43 +50,99 @@ def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry
 
     Args:
         path: The file; its suffix decides how it is read.
-        allow_faceless: Whether an OFF file without faces is a cloud, not an error.
+        allow_faceless: If True, an OFF file without faces is a cloud, not an error.
 
     Returns:
-        The mesh or the cloud, as it stands in the file.
+        The mesh or the cloud, as it stands in the file: points are finite, faces name points, and
+        normals have unit length.
 
     Raises:
-        ValueError: If the file holds no points, or cannot be understood.
+        ValueError: If the file is no regular file, holds no points, or cannot be understood.
         ImportError: If it takes trimesh or open3d to read it, and that is not installed.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected one of {', '.join(sorted(SUFFIXES))}, got {suffix!r}")
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path}: expected a regular file, got a folder, device or pipe")
     if suffix == ".off":
         points, faces = read_off(path, allow_faceless=allow_faceless)
+        geometry = Geometry(points, faces if len(faces) else None)
+    elif suffix == ".obj":
+        points, faces = read_obj(path)
         geometry = Geometry(points, faces if len(faces) else None)
     elif suffix == ".npz":
         geometry = _from_table(path, _read_npz(path))
     elif suffix in _TABLE_SUFFIXES:
         geometry = _from_table(path, _read_table(path))
     elif suffix == ".pcd":
-        geometry = _read_pcd(path)
+        points, normals = read_pcd(path)
+        geometry = Geometry(points, normals=normals)
     else:
+        if suffix == ".ply":
+            check_ply(path)
         geometry = _read_trimesh(path)
-    if len(geometry.points) == 0:
-        raise ValueError(f"{path}: expected at least one point, got none")
+    _check(path, geometry)
     return geometry
+
+
+def geometry_files(folder: Path) -> list[Path]:
+    """Return the files below a folder that `read_geometry` reads, sorted.
+
+    Hidden files and folders, such as caches, and folders with such names are passed over.
+    """
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def _check(path: Path, geometry: Geometry) -> None:
+    """Check what a decoder gave, whichever it was."""
+    points, faces, normals = geometry.points, geometry.faces, geometry.normals
+    if len(points) == 0:
+        raise ValueError(f"{path}: expected at least one point, got none")
+    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{path}: expected finite coordinates, got {points[bad[0]].tolist()} for point {bad[0]}"
+        )
+    if faces is not None and (faces.min() < 0 or faces.max() >= len(points)):
+        raise ValueError(
+            f"{path}: expected indices of {len(points)} vertices in the faces, got {faces.min()} "
+            f"to {faces.max()}"
+        )
+    if normals is None:
+        return
+    if normals.shape != points.shape:
+        raise ValueError(
+            f"{path}: expected a normal for each of {len(points)} points, got {len(normals)}"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.linalg.norm(normals.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _NORMAL_TOLERANCE))
+    if len(bad):
+        raise ValueError(
+            f"{path}: expected normals of unit length, got {normals[bad[0]].tolist()} for point "
+            f"{bad[0]}"
+        )
 
 
 def _read_table(path: Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
+            check_npy_size(path)
             return np.load(path, allow_pickle=False)
-        content = path.read_text()
+        content = path.read_text(encoding="utf-8-sig")
         if not content.strip():
             return np.empty((0, 3))
-        return np.loadtxt(content.replace(",", " ").splitlines(), dtype=np.float64, ndmin=2)
+        # Between commas there is one number: an empty column or a decimal comma is an error.
+        separator = "," if "," in content else None
+        return np.loadtxt(content.splitlines(), dtype=np.float64, ndmin=2, delimiter=separator)
     except (EOFError, ValueError) as error:
         raise ValueError(f"{path}: expected a table of numbers ({error})") from error
 
@@ -106,17 +168,9 @@ def _from_table(path: Path, table: np.ndarray) -> Geometry:
         )
     normals = table[:, 3:6].astype(np.float64)
     lengths = np.linalg.norm(normals, axis=1)
-    if table.shape[1] < 6 or not np.allclose(lengths, 1, atol=1e-2):
+    if table.shape[1] < 6 or not np.allclose(lengths, 1, atol=_NORMAL_TOLERANCE):
         return Geometry(table[:, :3])
     return Geometry(table[:, :3], normals=normals)
-
-
-def _read_pcd(path: Path) -> Geometry:
-    open3d = import_open3d(f"to read {path}")
-    with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
-        cloud = open3d.io.read_point_cloud(path)
-    normals = np.asarray(cloud.normals) if cloud.has_normals() else None
-    return Geometry(np.asarray(cloud.points), normals=normals)
 
 
 def _read_trimesh(path: Path) -> Geometry:
@@ -140,7 +194,7 @@ def _read_trimesh(path: Path) -> Geometry:
 
 
 def _ply_normals(metadata: dict[str, Any]) -> np.ndarray | None:
-    """Takes the normals of a cloud from the columns of its PLY file, where trimesh leaves them."""
+    """Return the normals of a cloud from the columns of its PLY file, where trimesh leaves them."""
     columns = metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})
     names = columns.dtype.names if isinstance(columns, np.ndarray) else columns
     if "nx" not in (names or ()):

@@ -1,0 +1,47 @@
+"""Triangulation of polygons in space."""
+
+import numpy as np
+
+__all__ = ["triangulate"]
+
+
+def triangulate(vertices: np.ndarray, corners: list[int]) -> list[tuple[int, int, int]]:
+    """Cut a polygon into triangles that cover it and nothing else.
+
+    A convex polygon becomes a fan. Any other is projected along its normal and cut by
+    `mapbox_earcut`.
+
+    Args:
+        vertices: Vertices of the mesh, `[V, 3]`.
+        corners: Indices of the polygon's corners in order; fewer than three have no surface.
+
+    Returns:
+        Corner indices of the triangles.
+
+    Raises:
+        ImportError: If the polygon is not convex and `mapbox_earcut` is not installed.
+    """
+    fan = [(corners[0], *pair) for pair in zip(corners[1:-1], corners[2:], strict=False)]
+    if len(corners) < 4:
+        return fan
+    ring = vertices[corners] - vertices[corners[0]]
+    following = np.roll(ring, -1, axis=0)
+    normal = np.cross(ring, following).sum(axis=0)
+    turns = np.cross(following - ring, np.roll(ring, -2, axis=0) - following) @ normal
+    if not normal.any() or (turns >= 0).all():
+        return fan
+    try:
+        from mapbox_earcut import triangulate_float64
+    except ImportError as error:
+        raise ImportError(
+            "a polygon that is not convex is cut by mapbox_earcut: pip install 'ccnn_geo[mesh]'"
+        ) from error
+    # Two axes that span the plane of the polygon, whatever it is called.
+    dropped = int(np.abs(normal).argmax())
+    flat = np.ascontiguousarray(np.delete(ring, dropped, axis=1), dtype=np.float64)
+    found = triangulate_float64(flat, np.array([len(corners)], dtype=np.uint32))
+    triangles = np.asarray(found, dtype=np.int64).reshape(-1, 3)
+    first, second, third = (ring[triangles[:, side]] for side in range(3))
+    against = np.cross(second - first, third - first) @ normal < 0
+    triangles[against] = triangles[against][:, ::-1]
+    return [tuple(corners[i] for i in triangle) for triangle in triangles.tolist()]  # type: ignore[misc]
