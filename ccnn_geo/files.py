@@ -1,4 +1,4 @@
-"""Writing files that other processes read, and that survive an interruption."""
+"""Reading and writing files that other processes share, and that survive an interruption."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes a folder and keeps every other process out of this block for the same folder."""
+    """Make a folder and keep every other process out of this block for the same folder."""
     from filelock import FileLock
 
     try:
@@ -29,8 +29,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that appears under its name once it is complete, and not at all otherwise."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Open a file that appears under its name once it is complete, and not at all otherwise.
+
+    It is written beside its target, so that the two are on one file system. What stood under the
+    name before stays until then.
+
+    Raises:
+        OSError: If it cannot be written; names the file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -39,23 +46,56 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
         raise
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that appears under its name once it is complete; NaN becomes null.
+    """Write a JSON file by `atomic_write`; NaN becomes null.
 
     Raises:
         OSError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    with atomic_write(path) as file:
+        file.write((json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it is not one; names the file.
+        OSError: If it cannot be read.
+    """
     try:
-        temporary.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path}: expected a JSON file ({error})") from error
+
+
+def require_entries(path: Path, content: Any, *names: str) -> None:
+    """Check that a JSON file holds an object with some entries.
+
+    Raises:
+        ValueError: If it does not; names the file and what is missing.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object with {', '.join(names)}, got other JSON")
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise ValueError(f"{path}: expected entries {', '.join(names)}, got none {missing}")
+
+
+def check_name(argument: str, name: str) -> str:
+    """Return a name of a file or folder that stays inside the folder where it is put.
+
+    Raises:
+        ValueError: If it is empty, has a separator, or is `.` or `..`.
+    """
+    if name in ("", ".", "..") or any(each in name for each in "/\\\0"):
+        raise ValueError(f"Expected `{argument}` to be a name without separators, got {name!r}")
+    return name
 
 
 def _finite(content: Any) -> Any:

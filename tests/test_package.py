@@ -37,11 +37,11 @@ OPTIONAL = {
 # Imports only go down: each part of `ccnn_geo`, and the parts it may import besides itself.
 MAY_IMPORT = {
     "files": set(),
-    "ops": set(),
+    "ops": {"files"},
     "pretrained.model": {"files"},
     "nn": {"ops", "pretrained.model"},
     "transforms": {"ops"},
-    "visualization": {"nn", "transforms"},
+    "visualization": {"files", "nn", "transforms"},
     "training": {"files", "nn", "visualization"},
     "datasets": {"files", "ops", "transforms"},
     "pretrained": {"datasets", "nn", "ops", "pretrained.model", "transforms"},
@@ -63,6 +63,7 @@ MAY_IMPORT = {
 COME_WITH_TORCH = {"triton"}
 
 CONDA_NAMES = {
+    "mapbox-earcut": "mapbox_earcut",
     "matplotlib": "matplotlib-base",
     "torch": "pytorch",
     "torch-cluster": "pytorch_cluster",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from ccnn_geo.commands import build, export, info, plot, predict, train
+from ccnn_geo.commands.terminal import complain
 
 _COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         if debug:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        complain(f"error: {error}")
         return 1
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 
+from ccnn_geo.commands.terminal import write
 from ccnn_geo.ops.point_backends import native
 
 HELP = "compile the native backend"
@@ -19,5 +19,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     native.build(verbose=True)
-    sys.stdout.write(f"Done in {time.perf_counter() - started:.1f} s\n")
+    write(f"Done in {time.perf_counter() - started:.1f} s")
     return 0

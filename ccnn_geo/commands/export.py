@@ -6,10 +6,12 @@ The run's best checkpoint becomes OUT_FOLDER/NAME.safetensors and OUT_FOLDER/NAM
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ccnn_geo.commands.terminal import write
+from ccnn_geo.files import check_name, read_json, require_entries
 
 if TYPE_CHECKING:
     from ccnn_geo.nn import ModelCard
@@ -56,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         data_set=options.data_set,
     )
     size = sum(each.stat().st_size for each in (file, file.with_suffix(".safetensors"))) / 1024
-    sys.stdout.write(f"Wrote {file.with_suffix('.safetensors')} and {file}, {size:.0f} KiB\n")
+    write(f"Wrote {file.with_suffix('.safetensors')} and {file}, {size:.0f} KiB")
     return 0
 
 
@@ -89,6 +91,7 @@ def export(
     """
     from ccnn_geo.training.classifier import CCNNClassifier
 
+    check_name("name", name)
     results = _read_results(run_folder)
     best, last = run_folder / "best.ckpt", run_folder / "last.ckpt"
     checkpoint = best if best.exists() else last
@@ -96,7 +99,7 @@ def export(
         module = CCNNClassifier.load_from_checkpoint(
             checkpoint, map_location="cpu", weights_only=True
         )
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (EOFError, KeyError, pickle.UnpicklingError, RuntimeError, TypeError) as error:
         raise ValueError(f"{checkpoint}: expected a CCNN's checkpoint ({error})") from error
     card = _card(results, module.model.in_channels, license, description, data_set)
     return module.model.save_pretrained(out_folder, card, name=name)
@@ -105,16 +108,17 @@ def export(
 def _read_results(run_folder: Path) -> dict[str, Any]:
     file = run_folder / "results.json"
     try:
-        results = json.loads(file.read_text())
+        results = read_json(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: expected the report of a finished run, got none") from (
             error
         )
-    if not {"classes", "settings"} <= results.keys():
-        raise ValueError(f"{file}: expected a report with `classes` and `settings`")
+    require_entries(file, results, "classes", "settings")
+    require_entries(file, results["settings"])
     if "data.num_points" not in results["settings"]:
         data_set = results.get("data_set")
         raise ValueError(f"{file}: expected a run on point clouds, got one on {data_set!r}")
+    require_entries(file, results, "data_set", "split_sizes", "seed", "epochs", "versions")
     return results
 
 

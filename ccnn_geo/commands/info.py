@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from ccnn_geo.commands.terminal import write
 
 HELP = "show versions, backends, devices and weights"
 _PACKAGES = (
@@ -36,13 +37,13 @@ def run(options: argparse.Namespace) -> int:
     """Print what there is and return the exit code."""
     report = collect()
     if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        write(json.dumps(report, indent=2))
         return 0
     for title, entries in report.items():
-        sys.stdout.write(f"{title}\n")
+        write(title)
         for name, entry in entries.items():
             line = entry if isinstance(entry, str) else _one_line(entry)
-            sys.stdout.write(f"  {name:18} {line}\n")
+            write(f"  {name:18} {line}")
     return 0
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ccnn_geo.commands.terminal import write
+from ccnn_geo.files import read_json, require_entries
 
 if TYPE_CHECKING:
     from ccnn_geo.nn import CKConvMP
@@ -62,7 +63,7 @@ def _add(
 ) -> argparse.ArgumentParser:
     def run(options: argparse.Namespace) -> int:
         for file in draw(options):
-            sys.stdout.write(f"Wrote {file}\n")
+            write(f"Wrote {file}")
         return 0
 
     parser = pictures.add_parser(name, help=description, description=f"Draw {description}.")
@@ -87,7 +88,7 @@ def _kernels(options: argparse.Namespace) -> list[Path]:
         title = f"Kernels of layer {options.layer} of {weights}"
         write_page(options.output, [kernel_volume(conv, channels=options.channels)], title=title)
     else:
-        save_figure(plot_kernels(conv, channels=options.channels), options.output)
+        return [save_figure(plot_kernels(conv, channels=options.channels), options.output)]
     return [options.output]
 
 
@@ -97,17 +98,15 @@ def _initialization(options: argparse.Namespace) -> list[Path]:
 
     # The kernels reach the whole cloud, all of which are neighbours.
     model = CCNN(6, 40, dim=3, num_neighbors=256, extent=2.0, window_width=0.5)
-    save_figure(plot_initialization(initial_outputs(model, 256)), options.output)
-    return [options.output]
+    return [save_figure(plot_initialization(initial_outputs(model, 256)), options.output)]
 
 
 def _run(options: argparse.Namespace) -> list[Path]:
     from ccnn_geo.visualization.figures import draw_run
 
     file = options.run_folder / "results.json"
-    results = json.loads(file.read_text())
-    if not {"history", "classes", "confusion"} <= results.keys():
-        raise ValueError(f"{file}: expected a report with history, classes and confusion matrix")
+    results = read_json(file)
+    require_entries(file, results, "history", "classes", "confusion")
     return draw_run(options.run_folder, results)
 
 
@@ -129,5 +128,4 @@ def _voxels(options: argparse.Namespace) -> list[Path]:
         show_voxels(pos, resolution=options.resolution)
         return []
     voxels = Voxelize(options.resolution)(Data(pos=pos)).pos
-    save_figure(plot_voxels(pos, voxels, resolution=options.resolution), options.output)
-    return [options.output]
+    return [save_figure(plot_voxels(pos, voxels, resolution=options.resolution), options.output)]

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import html
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ccnn_geo.commands.terminal import complain, write
 
 if TYPE_CHECKING:
     from ccnn_geo.pretrained.predictor import Classifier, Prediction
@@ -81,10 +82,10 @@ def run(options: argparse.Namespace) -> int:
     for file in files:
         try:
             prediction, entry = _classify(classifier, file, options.top)
-        except (ImportError, OSError, ValueError) as error:
+        except Exception as error:  # whatever one file leads to, the others are classified
             if options.debug:
                 raise
-            sys.stderr.write(f"error: {_message(file, error)}\n")
+            complain(f"error: {_message(file, error)}")
             report.append({"file": str(file), "error": _message(file, error)})
             continue
         report.append(entry)
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         if not options.json:
             _print_table(entry)
     if options.json:
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        write(json.dumps(report, indent=2))
     if options.html is not None and predictions:
         _write_page(options.html, classifier, predictions, options.top)
     return int(len(predictions) < len(files))
@@ -100,18 +101,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _collect(paths: list[Path]) -> list[Path]:
     """List the files, and those of the folders."""
-    from ccnn_geo.datasets.io.readers import SUFFIXES
+    from ccnn_geo.datasets.io.readers import SUFFIXES, geometry_files
 
     files = []
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
-        found = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        )
+        found = geometry_files(path)
         if not found:
             raise ValueError(f"{path}: expected {', '.join(sorted(SUFFIXES))} files, got none")
         files += found
@@ -146,8 +143,7 @@ def _print_table(entry: dict[str, Any]) -> None:
     kind = mesh if entry["faces"] else f"cloud of {entry['points']:,} points"
     lines = [f"{entry['file']}: {kind}", *(f"  note: {note}" for note in entry["notes"])]
     lines += [f"  {each['probability']:7.1%}  {each['name']}" for each in entry["classes"]]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    write("\n".join(lines))
 
 
 def _write_page(
@@ -192,7 +188,9 @@ def _check_device(name: str) -> None:
 
 
 def _message(file: Path, error: Exception) -> str:
-    return str(error) if str(file) in str(error) else f"{file}: {error}"
+    known = isinstance(error, (ImportError, OSError, ValueError))
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return text if str(file) in text else f"{file}: {text}"
 
 
 def _positive(text: str) -> int:

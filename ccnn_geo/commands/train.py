@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from ccnn_geo.commands.terminal import write
+
 HELP = "train a network; `train --help` lists all settings"
 
 
@@ -32,8 +34,8 @@ def train(arguments: Sequence[str]) -> int:
         sys.argv = command_line
     results = cli.run()
     if cli.trainer.is_global_zero:
-        sys.stdout.write(f"The report is {cli.folder / 'results.json'}\n")
+        write(f"The report is {cli.folder / 'results.json'}")
         for split in ("val", "test"):
             if results[split] is not None:
-                sys.stdout.write(f"{split} accuracy {results[split]['accuracy']:.1%}\n")
+                write(f"{split} accuracy {results[split]['accuracy']:.1%}")
     return 0

@@ -8,8 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Integral, Real
@@ -18,6 +16,8 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from ccnn_geo.files import atomic_write, check_name, read_json, save_json
 
 Parameters = ParamSpec("Parameters")
 Model = TypeVar("Model", bound="PretrainedModule")
@@ -126,6 +126,7 @@ class PretrainedModule(nn.Module):
         """
         from safetensors.torch import save
 
+        check_name("name", name)
         if self._unsaved:
             raise ValueError(
                 "Expected arguments that a file can hold, got "
@@ -144,8 +145,9 @@ class PretrainedModule(nn.Module):
         }
         file = Path(folder) / f"{name}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        _write(file.with_suffix(".safetensors"), weights)
-        _write(file, (json.dumps(content, indent=2) + "\n").encode())
+        with atomic_write(file.with_suffix(".safetensors")) as stream:
+            stream.write(weights)
+        save_json(file, content)
         return file
 
     @classmethod
@@ -177,6 +179,17 @@ class PretrainedModule(nn.Module):
             raise ValueError(
                 f"{weights}: the weights were changed after they were saved: expected the SHA-256 "
                 f"{content['sha256']} that {file.name} gives"
+            )
+        broken = [
+            name
+            for name, tensor in tensors.items()
+            if tensor.is_floating_point()
+            and not bool((tensor >= 0 if name.endswith("running_var") else tensor.isfinite()).all())
+        ]
+        if broken:
+            raise ValueError(
+                f"{weights}: expected finite weights and variances from 0 on, got others in "
+                f"{', '.join(broken[:_SHOWN])}"
             )
         model.load_state_dict(tensors, assign=True)
         return model.eval()
@@ -254,9 +267,7 @@ def read_pretrained(file: Path) -> dict[str, Any]:
         FileNotFoundError: If it is missing.
     """
     try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file}: expected a JSON file ({error})") from error
+        content = read_json(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: the weights lack this file, which describes them") from (
             error
@@ -337,13 +348,3 @@ def _to_json(value: Any, classes: Mapping[str, type]) -> Any:
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file that appears under its name once it is complete."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

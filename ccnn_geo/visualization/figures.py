@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ccnn_geo.files import atomic_write
 from ccnn_geo.nn import CCNN, CKConvMP
 
 if TYPE_CHECKING:
@@ -40,14 +41,21 @@ __all__ = [
 _SPLITS = {"train": "#4477aa", "val": "#ee6677"}
 
 
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure to a file; the suffix says of what kind: png, svg, pdf.
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure to a file of the kind that its suffix names: png, svg or pdf.
+
+    Returns:
+        The file; without a suffix, `.png` is appended.
 
     Raises:
         ValueError: If there is no such kind of picture.
         OSError: If the file cannot be written.
     """
-    figure.savefig(path, dpi=100)
+    path = Path(path)
+    path = path if path.suffix else path.with_name(f"{path.name}.png")
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=100, format=path.suffix[1:])
+    return path
 
 
 def kernel_values(conv: CKConvMP, points: int = 65, *, reach: float | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ccnn_geo.files import atomic_write
 from ccnn_geo.nn import CKConvMP
 from ccnn_geo.transforms.functional import import_open3d
 from ccnn_geo.transforms.voxels import open3d_voxels
@@ -55,10 +56,10 @@ def write_page(path: Path, figures: Sequence[Any], *, title: str, text: str = ""
     head = f"<meta charset='utf-8'><title>{html.escape(title)}</title>"
     body = f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>{''.join(parts)}"
     style = "font-family:sans-serif;max-width:60em;margin:auto"
-    path.write_text(
-        f"<!doctype html><html><head>{head}</head><body style='{style}'>{body}</body></html>",
-        encoding="utf-8",
-    )
+    page = f"<!doctype html><html><head>{head}</head><body style='{style}'>{body}</body></html>"
+    with atomic_write(path) as file:
+        # File names may hold bytes that are no UTF-8.
+        file.write(page.encode("utf-8", errors="replace"))
 
 
 def cloud_figure(pos: np.ndarray, values: np.ndarray, *, title: str, unit: str) -> Any:

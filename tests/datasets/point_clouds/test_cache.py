@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import time
@@ -259,7 +260,8 @@ class TestFullDisk:
 
         def full_open(path, mode):
             file = open(path, mode)
-            return Full(file) if path.name.endswith(suffix) else file
+            full = re.sub(r"\.\d+\.tmp$", ".tmp", path.name).endswith(suffix)
+            return Full(file) if full else file
 
         monkeypatch.setattr(files, "open", full_open, raising=False)
 

@@ -149,7 +149,7 @@ def _run(name: str, call: MagnetConv, *arguments: object) -> None:
 
 def _library() -> ctypes.CDLL:
     """The library, looked for again only where a new manifest has appeared."""
-    path = builds.manifest_path()
+    path = builds.manifest_path()  # raises NotBuiltError too
     if path in _libraries:
         return _libraries[path]
     state = path, path.stat().st_mtime_ns if path.exists() else None

@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+
+from ccnn_geo.files import atomic_write
 
 COMMAND = "python -m ccnn_geo build"
 SCALARS = {torch.float32: "float", torch.float64: "double"}
@@ -43,16 +46,22 @@ class NotBuiltError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: `$CCNN_GEO_CACHE`, or `ccnn_geo` in the user's cache folder."""
+    """Return the folder of builds: `$CCNN_GEO_CACHE`, or `ccnn_geo` in the user's cache folder."""
     chosen = os.environ.get("CCNN_GEO_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:
+            raise NotBuiltError(
+                f"the folder {chosen!r} of the environment variable CCNN_GEO_CACHE cannot be found "
+                f"({error})"
+            ) from None
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ccnn_geo"
 
 
 def manifest_path() -> Path:
-    """The file that names the library for this torch, these sources and this CPU."""
+    """Return the file that names the library for this torch, these sources and this CPU."""
     return cache_folder() / f"native-{_identity()}.json"
 
 
@@ -62,7 +71,7 @@ def build(*, verbose: bool = False) -> Path:
     The result goes to the cache folder in one piece, whoever else is building at the same time.
 
     Args:
-        verbose: Whether to say on standard output what is done.
+        verbose: If True, report progress on standard output.
 
     Returns:
         The library.
@@ -101,8 +110,11 @@ def load() -> ctypes.CDLL:
     """
     path = manifest_path()
     try:
+        for each in (path.parent, path):
+            _check_trusted(each)
         manifest = json.loads(path.read_text())
-        library, digest = path.with_name(manifest["library"]), manifest["sha256"]
+        library, digest = path.with_name(Path(manifest["library"]).name), manifest["sha256"]
+        _check_trusted(library)
         content = library.read_bytes()
     except FileNotFoundError:
         raise NotBuiltError(_missing(path)) from None
@@ -117,6 +129,28 @@ def load() -> ctypes.CDLL:
         raise NotBuiltError(
             f"{library} cannot be loaded ({error}); run `{COMMAND}` again"
         ) from None
+
+
+def _check_trusted(path: Path) -> None:
+    """Check that nobody else can have written a file or folder whose code will run, as ssh does.
+
+    Raises:
+        NotBuiltError: If it belongs to another user, or others may write to it.
+    """
+    if os.name != "posix":
+        return
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise NotBuiltError(
+            f"{path} belongs to another user, whose code would run; set CCNN_GEO_CACHE to a folder "
+            f"of your own and run `{COMMAND}`"
+        )
+    sticky = path.is_dir() and status.st_mode & stat.S_ISVTX
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+        raise NotBuiltError(
+            f"{path} may be written by others, whose code would run: chmod go-w {path}, or set "
+            "CCNN_GEO_CACHE to a folder of your own"
+        )
 
 
 def _missing(path: Path) -> str:
@@ -145,6 +179,8 @@ def _compile(compiler: list[str], target: list[str], folder: Path) -> Path:
         objects = list(pool.map(compile_scalar, SCALARS.values()))
     library = folder / "native.so"
     _run([*compiler, *target, "-shared", *objects, "-o", str(library)])
+    if not library.is_file():
+        raise RuntimeError(f"{shlex.join(compiler)} compiled nothing: is it a C++ compiler?")
     return library
 
 
@@ -198,11 +234,10 @@ def _run(command: list[str]) -> str:
 def _install(path: Path, content: bytes) -> None:
     """Put a file in its place all at once: whoever reads it sees all of it or none."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
-            partial = Path(folder) / path.name
-            partial.write_bytes(content)
-            partial.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        with atomic_write(path) as file:
+            file.write(content)
+        path.chmod(0o644)
     except OSError as error:
         raise RuntimeError(
             f"{path} cannot be written ({error}); the environment variable CCNN_GEO_CACHE names "
