@@ -1,131 +1,208 @@
-"""Checks of PLY files that decoders leave out: whether everything that the header says is there."""
+"""Reader of PLY files, ASCII and binary, that checks the number of rows and every index."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
-__all__ = ["check_ply"]
+from .polygons import triangulate
 
-_BYTES = {
-    "char": 1, "uchar": 1, "int8": 1, "uint8": 1, "short": 2, "ushort": 2, "int16": 2, "uint16": 2,
-    "int": 4, "uint": 4, "int32": 4, "uint32": 4, "float": 4, "float32": 4, "double": 8,
-    "float64": 8,
+__all__ = ["read_ply"]
+
+_TYPES = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",
+    "ushort": "u2", "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
+    "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
 }  # fmt: skip
-_LONGEST_HEADER = 2**16
+_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_FACE_LISTS = ("vertex_indices", "vertex_index")
 
 
-Order = Literal["little", "big"]
+@dataclass
+class _Element:
+    """An element of the header: its properties are (name, type, type of a list's length)."""
 
-
-class _Element(NamedTuple):
     name: str
-    rows: int
-    properties: list[list[str]]
+    count: int
+    properties: list[tuple[str, str, str | None]] = field(default_factory=list)
 
 
-def check_ply(path: Path) -> None:
-    """Check that a PLY file holds as many rows as its header says, and whole normals.
+def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Read the vertices, faces and vertex normals of a PLY file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Vertices `[V, 3]`, float64; corner indices of the triangles `[F, 3]`, int64; normals
+        `[V, 3]` or None.
 
     Raises:
-        ValueError: If the header cannot be understood, the file is cut short, or a vertex has some
-            components of a normal and not others.
+        ValueError: If the header is broken, rows are missing, or an index is out of range.
     """
-    with open(path, "rb") as file:
-        start = file.read(_LONGEST_HEADER)
-        end = start.find(b"end_header")
-        newline = start.find(b"\n", end)
-        if not start.startswith(b"ply") or end < 0 or newline < 0:
-            raise ValueError(f"{path}: expected a PLY file with a header that ends")
-        lines = start[:end].decode("ascii", errors="replace").splitlines()
-        kind, elements = _parse(path, lines)
-        file.seek(newline + 1)
-        body = file.read()
-    for element in elements:
-        normals = [p[-1] for p in element.properties if p[-1] in ("nx", "ny", "nz")]
-        if len(normals) not in (0, 3):
-            raise ValueError(f"{path}: expected normals nx, ny and nz, got only {normals}")
-    if kind == "ascii":
-        _check_rows(path, body, elements)
-    else:
-        _check_bytes(path, body, elements, "big" if kind == "binary_big_endian" else "little")
-
-
-def _parse(path: Path, lines: list[str]) -> tuple[str, list[_Element]]:
-    kind, elements = "", []
     try:
-        for line in lines[1:]:
-            keyword, *words = line.split() or [""]
-            if keyword == "format":
-                kind = words[0]
-            elif keyword == "element":
-                elements.append(_Element(words[0], int(words[1]), []))
-            elif keyword == "property":
-                if any(word not in _BYTES for word in words[(words[0] == "list") : -1]):
-                    raise ValueError(line)
-                elements[-1].properties.append(words)
-    except (IndexError, ValueError) as error:
-        raise ValueError(f"{path}: expected the header of a PLY file, got {line!r}") from error
-    if kind not in ("ascii", "binary_little_endian", "binary_big_endian"):
-        raise ValueError(f"{path}: expected a format ascii or binary, got {kind!r}")
-    if any(element.rows < 0 for element in elements):
-        raise ValueError(f"{path}: expected numbers of elements from 0 on, got a negative one")
-    return kind, elements
+        return _parse(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a mesh or a cloud ({error})") from error
 
 
-def _check_rows(path: Path, body: bytes, elements: list[_Element]) -> None:
-    lines = [line for line in body.splitlines() if line.strip()]
-    place = 0
+def _parse(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    order, elements, body = _header(content)
+    vertices, normals = np.empty((0, 3)), None
+    faces: Any = []
+    reader = _Ascii(body) if order == "" else _Binary(body, order)
     for element in elements:
-        if len(lines) - place < element.rows:
+        columns = reader.read(element)
+        if element.name == "vertex":
+            vertices = _vectors(columns, ("x", "y", "z"))
+            if any(name in columns for name in ("nx", "ny", "nz")):
+                normals = _vectors(columns, ("nx", "ny", "nz"))
+        elif element.name == "face":
+            names = [name for name in _FACE_LISTS if name in columns]
+            faces = columns[names[0]] if names else []
+    return vertices, _triangles(vertices, faces), normals
+
+
+def _triangles(vertices: np.ndarray, polygons: Any) -> np.ndarray:
+    if isinstance(polygons, np.ndarray) and polygons.ndim == 2 and polygons.shape[1] == 3:
+        return polygons.astype(np.int64)  # `read_geometry` checks indices of triangles
+    for number, corners in enumerate(polygons):
+        if len(corners) and not 0 <= min(corners) <= max(corners) < len(vertices):
             raise ValueError(
-                f"{path}: expected {element.rows} rows of `{element.name}`, the file ends after "
-                f"{max(len(lines) - place, 0)}"
+                f"expected indices of {len(vertices)} vertices in the faces, got {min(corners)} to "
+                f"{max(corners)} in face {number}"
             )
-        place += element.rows
-        if element.rows and not any(p[0] == "list" for p in element.properties):
-            last = lines[place - 1].split()
-            if len(last) < len(element.properties):
+    cut = [triangle for corners in polygons for triangle in triangulate(vertices, list(corners))]
+    return np.array(cut, dtype=np.int64).reshape(-1, 3)
+
+
+def _numbers(tokens: Sequence[bytes], kind: type) -> list:
+    """Convert tokens to numbers strictly, without the `_` that Python accepts."""
+    if any(b"_" in token for token in tokens):
+        raise ValueError(f"expected numbers, got {list(tokens)[:5]}")
+    return [kind(token) for token in tokens]
+
+
+def _vectors(columns: dict[str, Any], names: tuple[str, str, str]) -> np.ndarray:
+    missing = [name for name in names if name not in columns]
+    if missing:
+        raise ValueError(f"expected properties {', '.join(names)}, got no {', '.join(missing)}")
+    return np.column_stack([np.asarray(columns[name], dtype=np.float64) for name in names])
+
+
+def _header(content: bytes) -> tuple[str, list[_Element], bytes]:
+    head, found, body = content.partition(b"end_header")
+    lines = [line.split() for line in head.decode("latin-1").splitlines()]
+    if not found or not lines or lines[0] != ["ply"]:
+        raise ValueError("expected a PLY header from `ply` to `end_header`")
+    order, elements = None, list[_Element]()
+    for number, words in enumerate(lines[1:], 2):
+        match words:
+            case ["format", name, _] if name in _ORDERS:
+                order = _ORDERS[name]
+            case ["element", name, count] if count.isdecimal():
+                elements.append(_Element(name, int(count)))
+            case ["property", "list", length, kind, name] if elements and (
+                kind in _TYPES and _TYPES.get(length, "f")[0] in "iu"
+            ):
+                elements[-1].properties.append((name, _TYPES[kind], _TYPES[length]))
+            case ["property", kind, name] if elements and kind in _TYPES:
+                elements[-1].properties.append((name, _TYPES[kind], None))
+            case ["comment" | "obj_info", *_] | []:
+                pass
+            case _:
+                raise ValueError(f"line {number}: unknown header line {' '.join(words)!r}")
+    if order is None:
+        raise ValueError("expected a line `format` in the header")
+    body = body[2:] if body.startswith(b"\r\n") else body[1:]
+    return order, elements, body
+
+
+class _Ascii:
+    """Reader of the rows of an ASCII file."""
+
+    def __init__(self, body: bytes) -> None:
+        self.lines = iter([tokens for line in body.splitlines() if (tokens := line.split())])
+
+    def read(self, element: _Element) -> dict[str, Any]:
+        columns: dict[str, list] = {name: [] for name, _, _ in element.properties}
+        for row in range(element.count):
+            tokens = next(self.lines, None)
+            if tokens is None:
+                raise ValueError(f"expected {element.count} rows of `{element.name}`, got {row}")
+            start = 0
+            try:
+                for name, kind, length in element.properties:
+                    convert = float if kind[0] == "f" else int
+                    size = 1 if length is None else _numbers(tokens[start : start + 1], int)[0]
+                    start += length is not None
+                    values = _numbers(tokens[start : start + size], convert)
+                    if size < 0 or len(values) != size:
+                        raise ValueError(f"the row ends within `{name}`")
+                    start += size
+                    columns[name].append(values[0] if length is None else values)
+            except (ValueError, IndexError) as error:
+                raise ValueError(f"`{element.name}` row {row}: {error}") from error
+            if start != len(tokens):
                 raise ValueError(
-                    f"{path}: expected {len(element.properties)} values in the last row of "
-                    f"`{element.name}`, got {len(last)}"
+                    f"`{element.name}` row {row}: expected {start} values, got {len(tokens)}"
                 )
+        return columns
 
 
-def _check_bytes(path: Path, body: bytes, elements: list[_Element], order: Order) -> None:
-    place = 0
-    for element in elements:
-        if any(p[0] == "list" for p in element.properties):
-            place = _end_of_lists(body, place, element, order)
-        else:
-            place += element.rows * sum(_BYTES[p[0]] for p in element.properties)
-        if place > len(body):
-            raise ValueError(
-                f"{path}: expected {element.rows} rows of `{element.name}`, the file is cut short "
-                f"by {place - len(body)} bytes"
+class _Binary:
+    """Reader of the rows of a binary file."""
+
+    def __init__(self, body: bytes, order: str) -> None:
+        self.body, self.order, self.start = body, order, 0
+
+    def read(self, element: _Element) -> dict[str, Any]:
+        sizes: dict[str, int] = {}
+        start = self.start
+        # The usual case: every list is as long as the first row's.
+        fields: list[tuple] = []
+        for number, (name, kind, length) in enumerate(element.properties):
+            if length is not None and element.count:
+                sizes[name] = int(self._take(start, length, 1)[0])
+                fields.append((f"length {number}", self.order + length))
+                start += np.dtype(length).itemsize
+            size = sizes.get(name, 1)
+            fields.append(
+                (name, self.order + kind, (size,)) if name in sizes else (name, self.order + kind)
             )
+            start += max(size, 0) * np.dtype(kind).itemsize
+        if not element.count or not fields:
+            return {name: [] for name, _, _ in element.properties}
+        if min(sizes.values(), default=0) >= 0:
+            dtype = np.dtype(fields)
+            if self.start + element.count * dtype.itemsize <= len(self.body):
+                rows = np.frombuffer(self.body, dtype, element.count, self.start)
+                lengths = [
+                    (rows[f"length {number}"] == sizes[name]).all()
+                    for number, (name, _, length) in enumerate(element.properties)
+                    if length is not None
+                ]
+                if all(lengths):
+                    self.start += element.count * dtype.itemsize
+                    return {name: rows[name] for name, _, _ in element.properties}
+        return self._rows(element)
 
+    def _rows(self, element: _Element) -> dict[str, Any]:
+        columns: dict[str, list] = {name: [] for name, _, _ in element.properties}
+        for _ in range(element.count):
+            for name, kind, length in element.properties:
+                size = 1
+                if length is not None:
+                    size = int(self._take(self.start, length, 1)[0])
+                    self.start += np.dtype(length).itemsize
+                values = self._take(self.start, kind, size).tolist()
+                self.start += size * np.dtype(kind).itemsize
+                columns[name].append(values[0] if length is None else values)
+        return columns
 
-def _end_of_lists(body: bytes, place: int, element: _Element, order: Order) -> int:
-    """Return where the rows of an element end, some of whose properties are lists."""
-    if len(element.properties) == 1 and element.rows:
-        # Nearly always, all rows are triangles: one look at every count instead of a loop.
-        _, kind, item, _ = element.properties[0]
-        width = _BYTES[kind]
-        row = width + int.from_bytes(body[place : place + width], order) * _BYTES[item]
-        end = place + element.rows * row
-        if end <= len(body):
-            rows = np.frombuffer(body, np.uint8, element.rows * row, place).reshape(-1, row)
-            if (rows[:, :width] == rows[:1, :width]).all():
-                return end
-    for _ in range(element.rows):
-        for words in element.properties:
-            if words[0] == "list":
-                width = _BYTES[words[1]]
-                length = int.from_bytes(body[place : place + width], order)
-                place += width + length * _BYTES[words[2]]
-            else:
-                place += _BYTES[words[0]]
-        if place > len(body):
-            return place
-    return place
+    def _take(self, start: int, kind: str, count: int) -> np.ndarray:
+        if count < 0 or start + count * np.dtype(kind).itemsize > len(self.body):
+            raise ValueError("the file is cut short")
+        return np.frombuffer(self.body, self.order + kind, count, start)

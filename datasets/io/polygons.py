@@ -28,7 +28,8 @@ def triangulate(vertices: np.ndarray, corners: list[int]) -> list[tuple[int, int
     following = np.roll(ring, -1, axis=0)
     normal = np.cross(ring, following).sum(axis=0)
     turns = np.cross(following - ring, np.roll(ring, -2, axis=0) - following) @ normal
-    if not normal.any() or (turns >= 0).all():
+    sectors = np.cross(ring[1:-1], ring[2:]) @ normal
+    if not normal.any() or ((turns >= 0).all() and (sectors >= 0).all()):
         return fan
     try:
         from mapbox_earcut import triangulate_float64

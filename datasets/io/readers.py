@@ -5,7 +5,6 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from .npz import check_npy_size
 from .obj import read_obj
 from .off import read_off
 from .pcd import read_pcd
-from .ply import check_ply
+from .ply import read_ply
 
 __all__ = ["SUFFIXES", "Geometry", "read_geometry"]
 
@@ -79,9 +78,10 @@ def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry
     elif suffix == ".pcd":
         points, normals = read_pcd(path)
         geometry = Geometry(points, normals=normals)
+    elif suffix == ".ply":
+        points, faces, normals = read_ply(path)
+        geometry = Geometry(points, faces) if len(faces) else Geometry(points, normals=normals)
     else:
-        if suffix == ".ply":
-            check_ply(path)
         geometry = _read_trimesh(path)
     _check(path, geometry)
     return geometry
@@ -185,18 +185,6 @@ def _read_trimesh(path: Path) -> Geometry:
     except Exception as error:  # its parsers raise whatever a broken file leads them to
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: expected a mesh or a cloud ({reason})") from error
-    if len(mesh.faces) > 0:
-        return Geometry(np.asarray(mesh.vertices), np.asarray(mesh.faces))
-    clouds = [part for part in scene.geometry.values() if isinstance(part, trimesh.PointCloud)]
-    if len(clouds) != 1:
-        raise ValueError(f"{path}: expected a mesh or one cloud, got {len(clouds)} clouds")
-    return Geometry(np.asarray(clouds[0].vertices), normals=_ply_normals(clouds[0].metadata))
-
-
-def _ply_normals(metadata: dict[str, Any]) -> np.ndarray | None:
-    """Return the normals of a cloud from the columns of its PLY file, where trimesh leaves them."""
-    columns = metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})
-    names = columns.dtype.names if isinstance(columns, np.ndarray) else columns
-    if "nx" not in (names or ()):
-        return None
-    return np.column_stack([np.ravel(columns[axis]) for axis in ("nx", "ny", "nz")])
+    if len(mesh.faces) == 0:
+        raise ValueError(f"{path}: expected at least one face, got none")
+    return Geometry(np.asarray(mesh.vertices), np.asarray(mesh.faces))

@@ -8,9 +8,12 @@ the points of a mesh depend on its own name and the seed alone: the bytes come o
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -26,6 +29,7 @@ from .sampling import Sampling
 
 __all__ = ["Clouds", "Item", "cached_clouds", "make_clouds"]
 
+_LOGGER = logging.getLogger(__name__)
 # Raised whenever the same items and the same recipe would give other clouds.
 _VERSION = 1
 _ITEMS_PER_PART = 64
@@ -105,7 +109,7 @@ def cached_clouds(
     key: str,
     num_processes: int | None = None,
 ) -> Clouds:
-    """Returns the clouds of the items from their cache, and makes that first if it is not there.
+    """Return the clouds of the items from their cache, which is made if missing or damaged.
 
     Processes that ask for the same cache at the same time wait for the first.
 
@@ -120,16 +124,54 @@ def cached_clouds(
         ``sampling.resample`` clouds per item, one item after the other, mapped from the disk.
 
     Raises:
-        ValueError: If an item cannot be read or sampled; the message names it.
+        ValueError: If an item cannot be read or sampled; the message names it. Or if `key` is not
+            a plain name.
         OSError: If the cache cannot be written. Nothing half-written stays behind.
     """
+    if not key or Path(key).name != key or "\\" in key or key.startswith("."):
+        raise ValueError(f"Expected `key` to be the name of a folder, got {key!r}")
     cache = folder / _cache_name(items, sampling, key)
-    if not cache.exists():
+    arrays = _open(cache, len(items) * sampling.resample)
+    if arrays is None:
         with locked(folder):
-            if not cache.exists():
+            # Another process may have made it in the meantime.
+            arrays = _open(cache, len(items) * sampling.resample)
+            if arrays is None:
+                shutil.rmtree(cache, ignore_errors=True)
                 _build(items, sampling, cache, num_processes)
-    points = np.load(cache / "points.npy", mmap_mode="r").view(np.ndarray)
-    return _assemble(points, np.load(cache / "sizes.npy"), items, sampling)
+                arrays = _open(cache, len(items) * sampling.resample)
+    if arrays is None:
+        raise OSError(f"{cache}: expected the cache that was just written, got other content")
+    return _assemble(*arrays, items, sampling)
+
+
+def _open(cache: Path, num_clouds: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Map the points and sizes of a cache; return None if it is missing or damaged."""
+    if not cache.exists():
+        return None
+    # Left by a process that was killed before it removed the parts of the finished cache.
+    parts = cache.with_name(f"{cache.name}.parts")
+    if parts.exists():
+        shutil.rmtree(parts, ignore_errors=True)
+    try:
+        points = np.load(cache / "points.npy", mmap_mode="r", allow_pickle=False)
+        sizes = np.load(cache / "sizes.npy", mmap_mode="r", allow_pickle=False)
+    except (EOFError, FileNotFoundError, ValueError) as error:
+        _LOGGER.warning("Making the damaged cache %s again: %s", cache, error)
+        return None
+    sound = (
+        points.dtype == np.dtype("<f4")
+        and points.ndim == 2
+        and points.shape[1] in (3, 6)
+        and sizes.dtype == np.int64
+        and sizes.shape == (num_clouds,)
+        and (sizes >= 0).all()
+        and int(sizes.sum()) == len(points)
+    )
+    if not sound:
+        _LOGGER.warning("Making the damaged cache %s again: wrong type or shape", cache)
+        return None
+    return points.view(np.ndarray), np.array(sizes)
 
 
 def _cache_name(items: Sequence[Item], sampling: Sampling, key: str) -> str:
@@ -176,7 +218,8 @@ def _build(
     finished.mkdir()
     _join(list(parts), finished)
     os.replace(finished, cache)
-    shutil.rmtree(parts_folder)
+    # Another process may be removing them too.
+    shutil.rmtree(parts_folder, ignore_errors=True)
 
 
 def _num_processors() -> int:
@@ -194,7 +237,8 @@ def _write_parts(
         return
     # The platform's own way of starting processes, as in PyTorch's loaders. Where that is a fork,
     # it is a safe one: nothing that runs in the workers uses threads.
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context()) as pool:
+    context = multiprocessing.get_context()
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(_write_part, path, part, sampling) for path, part in parts.items()]
         try:
             for future in as_completed(futures):
@@ -202,6 +246,20 @@ def _write_parts(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """End this worker soon after its parent has ended, however that happened."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_part(path: Path, items: Sequence[Item], sampling: Sampling) -> Path:

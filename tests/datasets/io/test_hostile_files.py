@@ -25,11 +25,16 @@ def polygon_file(path, points):
     corners = " ".join(str(i) for i in range(len(points)))
     if path.suffix == ".off":
         return put(path, f"OFF\n{len(points)} 1 0\n{rows}{len(points)} {corners}\n")
+    if path.suffix == ".ply":
+        head = f"ply\nformat ascii 1.0\nelement vertex {len(points)}\nproperty float x\n"
+        head += "property float y\nproperty float z\nelement face 1\n"
+        head += "property list uchar int vertex_indices\nend_header\n"
+        return put(path, f"{head}{rows}{len(points)} {corners}\n")
     ones = " ".join(str(i + 1) for i in range(len(points)))
     return put(path, "".join(f"v {x} {y} 0\n" for x, y in points) + f"f {ones}\n")
 
 
-@pytest.mark.parametrize("suffix", [".off", ".obj"])
+@pytest.mark.parametrize("suffix", [".off", ".obj", ".ply"])
 @pytest.mark.parametrize("first", range(8))
 @pytest.mark.parametrize("backwards", [False, True])
 def test_a_polygon_that_is_not_convex_keeps_its_area_whatever_its_first_corner(
@@ -97,7 +102,7 @@ def test_a_binary_ply_cut_at_any_byte_is_an_error(tmp_path):
     assert read_geometry(path).faces.tolist() == [[0, 1, 2]]
     for missing in range(1, 40):
         path.write_bytes(content[:-missing])
-        with pytest.raises(ValueError, match="a.ply: expected . rows? of `(face|vertex)`"):
+        with pytest.raises(ValueError, match="a.ply: .*(cut short|expected . rows)"):
             read_geometry(path)
 
 
@@ -105,7 +110,7 @@ def test_a_binary_ply_cut_at_any_byte_is_an_error(tmp_path):
 def test_a_ply_face_that_names_no_vertex_is_an_error(tmp_path, index):
     path = tmp_path / "a.ply"
     path.write_bytes(binary_ply((0, 1, index)))
-    with pytest.raises(ValueError, match="a.ply: expected"):
+    with pytest.raises(ValueError, match="a.ply: .*indices of 3 vertices"):
         read_geometry(path)
 
 
@@ -114,7 +119,7 @@ def test_an_ascii_ply_without_some_rows_is_an_error(tmp_path):
     assert read_geometry(put(tmp_path / "a.ply", text)).faces.tolist() == [[0, 1, 2]]
     for rows in (1, 2, 3, 4):
         cut = "\n".join(text.rstrip("\n").split("\n")[:-rows]) + "\n"
-        with pytest.raises(ValueError, match="a.ply: expected . rows of `(face|vertex)`"):
+        with pytest.raises(ValueError, match="a.ply: .*expected . rows of `(face|vertex)`"):
             read_geometry(put(tmp_path / "a.ply", cut))
 
 
@@ -136,7 +141,7 @@ def test_normals_that_are_no_unit_vectors_are_an_error(tmp_path, normal):
 
 def test_a_ply_with_one_component_of_a_normal_is_an_error(tmp_path):
     text = cloud_ply("property float nx\n", "0 0 0 1")
-    with pytest.raises(ValueError, match=r"normals nx, ny and nz, got only \['nx'\]"):
+    with pytest.raises(ValueError, match="nx, ny, nz, got no ny, nz"):
         read_geometry(put(tmp_path / "a.ply", text))
 
 

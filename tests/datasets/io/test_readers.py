@@ -101,10 +101,10 @@ class TestReadGeometry:
             ("a.npz", "", "an .npz file of plain arrays"),
             ("a.npz", "garbage", "an .npz file of plain arrays"),
             ("a.off", "OFF\n1 0 0\n0 0 0\n", "at least one face, got none"),
-            ("a.ply", "ply\nformat ascii 1.0\n", "a PLY file with a header that ends"),
-            ("a.ply", "garbage", "a PLY file with a header that ends"),
+            ("a.ply", "ply\nformat ascii 1.0\n", "a PLY header from `ply`"),
+            ("a.ply", "garbage", "a PLY header from `ply`"),
             ("a.obj", "", "at least one point, got none"),
-            ("a.stl", "", "a mesh or one cloud, got 0 clouds"),
+            ("a.stl", "", "at least one face, got none"),
             ("a.doc", "", "expected one of .npy, .*, got '.doc'"),
         ],
     )

@@ -260,7 +260,7 @@ class TestFullDisk:
 
         def full_open(path, mode):
             file = open(path, mode)
-            full = re.sub(r"\.\d+\.tmp$", ".tmp", path.name).endswith(suffix)
+            full = re.sub(r"\.[0-9a-f]+\.tmp$", ".tmp", path.name).endswith(suffix)
             return Full(file) if full else file
 
         monkeypatch.setattr(files, "open", full_open, raising=False)
@@ -293,3 +293,20 @@ class TestFullDisk:
             file.write(b"new")
         assert path.read_text() == "new"
         assert list(tmp_path.iterdir()) == [path]
+
+
+class TestDamage:
+    @pytest.mark.parametrize("array", [np.zeros((4, 3)), np.zeros((4, 5), "f4"), np.zeros(3, "f4")])
+    def test_a_damaged_cache_is_made_again(self, tmp_path, array):
+        put_classes(tmp_path, "a")
+        PointCloudFolder(tmp_path, **OPTIONS)
+        sound = contents(tmp_path / ".ccnn_geo")
+        for path in tmp_path.rglob("points.npy"):
+            np.save(path, array)
+        PointCloudFolder(tmp_path, **OPTIONS)
+        assert contents(tmp_path / ".ccnn_geo") == sound
+
+    @pytest.mark.parametrize("key", ["../up", "/up", "", ".hidden"])
+    def test_a_key_stays_in_its_folder(self, tmp_path, key):
+        with pytest.raises(ValueError, match="Expected `key` to be the name of a folder"):
+            cache.cached_clouds([], Sampling(), tmp_path, key=key)
