@@ -251,10 +251,18 @@ def test_conda_environment_has_every_requirement_in_the_same_range():
         assert wanted in environment["dependencies"]
 
 
-def test_python_in_the_readme_runs(monkeypatch, tmp_path):
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_python_in_the_documentation_runs(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
     for block in blocks:
         # PyG keeps the code that it generates in this process, under names that may meet again.
         subprocess.run([sys.executable, "-c", block], check=True)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/results/README.md"])
+def test_links_between_pages_lead_to_files(page):
+    folder = (ROOT / page).parent
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
+    assert [link for link in links if not (folder / link).exists()] == []
