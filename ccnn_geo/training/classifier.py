@@ -11,8 +11,10 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 from torch_geometric.data import Batch, Data
 from torchmetrics import MetricCollection
 from torchmetrics.classification import (
@@ -188,36 +190,19 @@ class CCNNClassifier(pl.LightningModule):
         """Classify the clouds or grids of a batch, or one of them, `[B, num_classes]`."""
         if data.x is None:
             raise ValueError(f"Expected `x` in a batch, got {sorted(data.keys())}")
+        x = data.x.to(self.dtype)
         if data.pos is None:
             return self.model(
-                data.x,
+                x,
                 spacing=_common_spacing(data.spacing) if "spacing" in data else None,
                 mask=data.mask if "mask" in data else None,
                 lengths=data.length if "length" in data else None,
             )
         batch_size = data.num_graphs if isinstance(data, Batch) else 1
-        return self.model(data.x, data.pos, data.batch, batch_size=batch_size)
-
-    def on_train_start(self) -> None:
-        """Spread the schedule over the steps that there are."""
-        total_steps = self.trainer.estimated_stepping_batches
-        if math.isinf(total_steps):
-            raise ValueError(
-                "Expected a trainer with `max_epochs` or `max_steps`: the learning rate falls to "
-                "zero at the end"
-            )
-        batches = self.trainer.num_training_batches
-        steps_per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
-        self._total_steps = int(total_steps)
-        self._warmup_steps = min(
-            round(self.warmup_epochs * steps_per_epoch), self._total_steps // 2
-        )
+        return self.model(x, data.pos, data.batch, batch_size=batch_size)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Let learning rate and randomness of a step follow from its number alone."""
-        factor = warmup_cosine(self.global_step, self._warmup_steps, self._total_steps)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = factor * group["peak_lr"]
+        """Let the randomness of a step follow from its number alone, so that resuming is exact."""
         key = (self.seed, self.global_rank, self.current_epoch, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
@@ -280,15 +265,33 @@ class CCNNClassifier(pl.LightningModule):
             sync_dist=True,
         )
 
-    def configure_optimizers(self) -> AdamW:
-        """Make the optimizer; `on_train_batch_start` sets its learning rates."""
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW and its schedule: a linear rise, then a cosine to zero, step by step.
+
+        Raises:
+            ValueError: If the trainer has neither `max_epochs` nor `max_steps`.
+        """
         groups = parameter_groups(
             self.model,
             learning_rate=self.learning_rate,
             window_lr_ratio=self.window_lr_ratio,
             weight_decay=self.weight_decay,
         )
-        return AdamW([{**group, "peak_lr": group["lr"]} for group in groups])
+        optimizer = AdamW(groups)
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise ValueError(
+                "Expected a trainer with `max_epochs` or `max_steps`: the learning rate falls to "
+                "zero at the end"
+            )
+        self.trainer.fit_loop.setup_data()
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        warmup = min(round(self.warmup_epochs * math.ceil(batches)), int(total) // 2)
+        schedule = partial(warmup_cosine, warmup_steps=warmup, total_steps=int(total))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the seed with the weights."""

@@ -17,7 +17,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from ccnn_geo.files import save_json
+from ccnn_geo.files import atomic_write, check_name, save_json
+from ccnn_geo.training.checkpoints import AtomicCheckpointIO, check_checkpoint
 from ccnn_geo.training.report import RunReport
 from ccnn_geo.visualization.figures import draw_run
 
@@ -90,6 +91,10 @@ class ExperimentCLI(LightningCLI):
         name = self.config.name
         if name is None:
             name = Path(str(configs[-1])).stem if configs else self.config.data.name
+        try:
+            check_name("name", name)
+        except ValueError as error:
+            self.parser.error(str(error))
         runs = Path(self.config.trainer.default_root_dir or "runs")
         self.folder = self._find_folder(runs / name)
         rank_zero_info(f"The folder of this run is {self.folder}")
@@ -105,11 +110,12 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make a trainer that keeps everything in the run's folder."""
         checkpoint = partial(ModelCheckpoint, self.folder, enable_version_counter=False)
-        callbacks: list[Callback] = [
-            self.report,
-            checkpoint("best", monitor="val/accuracy", mode="max"),
-            checkpoint("last", save_on_train_epoch_end=True),
-        ]
+        callbacks: list[Callback] = [self.report]
+        if self.config.trainer.enable_checkpointing is not False:
+            callbacks.append(checkpoint("best", monitor="val/accuracy", mode="max"))
+            callbacks.append(checkpoint("last", save_on_train_epoch_end=True))
+        if self.config.trainer.plugins is None:
+            kwargs["plugins"] = [AtomicCheckpointIO()]
         if self.config.trainer.enable_progress_bar is not False:
             callbacks.append(_ProgressBar())
         self.trainer_defaults["callbacks"] = callbacks
@@ -129,7 +135,16 @@ class ExperimentCLI(LightningCLI):
             last, best = self.folder / "last.ckpt", self.folder / "best.ckpt"
             if last.exists():
                 rank_zero_info(f"Resuming from {last}; without the folder, the run begins anew")
-            self.trainer.fit(self.model, self.datamodule, ckpt_path=last if last.exists() else None)
+                try:
+                    check_checkpoint(last)
+                except ValueError as error:
+                    self.parser.error(str(error))
+            self.trainer.fit(
+                self.model,
+                self.datamodule,
+                ckpt_path=last if last.exists() else None,
+                weights_only=True,
+            )
             summary = self.report.summary()
             checkpoint = next((path for path in (best, last) if path.exists()), None)
             scores = self._evaluate(checkpoint)
@@ -159,10 +174,18 @@ class ExperimentCLI(LightningCLI):
             if self.datamodule.split_sizes[split] == 0:
                 scores[split] = None
                 continue
-            (metrics,) = measure(
-                self.model, datamodule=self.datamodule, ckpt_path=checkpoint, verbose=False
+            measured = measure(
+                self.model,
+                datamodule=self.datamodule,
+                ckpt_path=checkpoint,
+                verbose=False,
+                weights_only=True,
             )
-            scores[split] = {name.removeprefix(f"{split}/"): x for name, x in metrics.items()}
+            # Without batches, as `limit_test_batches: 0` asks for, nothing is measured.
+            metrics = measured[0] if measured else {}
+            scores[split] = {
+                name.removeprefix(f"{split}/"): x for name, x in metrics.items()
+            } or None
         return scores
 
     def _find_folder(self, parent: Path) -> Path:
@@ -175,7 +198,7 @@ class ExperimentCLI(LightningCLI):
             if not file.exists():
                 break
             unfinished = not (folder / "results.json").exists()
-            if unfinished and dict(_flatten(yaml.safe_load(file.read_text()))) == settings:
+            if unfinished and _read_settings(file) == settings:
                 break
         return folder
 
@@ -225,7 +248,8 @@ class _SaveSettings(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(self.parser.dump(self.config))
+        with atomic_write(folder / "config.yaml") as file:
+            file.write(self.parser.dump(self.config).encode())
 
 
 class _ProgressBar(RichProgressBar):
@@ -237,6 +261,15 @@ class _ProgressBar(RichProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
+
+
+def _read_settings(file: Path) -> dict[str, Any] | None:
+    """Return the settings of an earlier run, or None if its file is damaged."""
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return dict(_flatten(settings)) if isinstance(settings, dict) else None
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,7 @@
 """What the tests of training share: a tiny network's settings, a quiet trainer and a record."""
 
+import os
+
 import pytorch_lightning as pl
 
 CLASSES = 3
@@ -18,7 +20,19 @@ class Record(pl.Callback):
         self.rates: list[dict[str, float]] = []
         self.losses: list[float] = []
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         groups = trainer.optimizers[0].param_groups
         self.rates.append({group["name"]: group["lr"] for group in groups})
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(float(outputs["loss"]))
+
+
+class Command:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
