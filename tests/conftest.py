@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+
 from datasets_helpers import Host, serve
 from examples_helpers import EXAMPLES
 

@@ -70,6 +70,7 @@ class CCNNClassifier(pl.LightningModule):
         dropout: Probability of dropping a channel in a block.
         input_dropout: Probability of dropping a value of the input features.
         elementwise_dropout: Drop single values instead of channels in the blocks.
+        initialization: Scale of the initial kernels, see `CKConvMP`.
         learning_rate: Highest learning rate.
         window_lr_ratio: Learning rate of the windows, in units of that of all the rest.
         warmup_epochs: Epochs over which the learning rate rises; at most half of all epochs.
@@ -111,6 +112,7 @@ class CCNNClassifier(pl.LightningModule):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         elementwise_dropout: bool = False,
+        initialization: Literal["exact", "paper"] = "paper",
         learning_rate: float = 0.02,
         window_lr_ratio: float = 1.0,
         warmup_epochs: float = 5,
@@ -172,6 +174,7 @@ class CCNNClassifier(pl.LightningModule):
             dropout=dropout,
             input_dropout=input_dropout,
             elementwise_dropout=elementwise_dropout,
+            initialization=initialization,
         )
         metrics = MetricCollection(
             {

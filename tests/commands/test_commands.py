@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets_helpers import BOX, cloud, open3d, put
 
 from ccnn_geo import CCNN
 from ccnn_geo.commands import main
 from ccnn_geo.commands.export import export
 from ccnn_geo.nn import ModelCard, Preprocessing
+from datasets_helpers import BOX, cloud, open3d, put
 
 trimesh = pytest.importorskip("trimesh", reason="the extra `mesh` is missing")
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from datasets_helpers import OPTIONS, put_classes
 from torch.utils.data import BatchSampler, SequentialSampler
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
@@ -12,6 +11,7 @@ from ccnn_geo.datasets import EpochSampler, PointCloudDataset, PointCloudFolder
 from ccnn_geo.datasets.point_clouds.cache import Clouds
 from ccnn_geo.datasets.splits import stratified_holdout, stratified_subset
 from ccnn_geo.transforms.augment import GaussianJitter
+from datasets_helpers import OPTIONS, put_classes
 
 
 def make(train: bool = True, num_clouds: int = 10, **options) -> PointCloudDataset:

@@ -8,9 +8,8 @@ import pytest
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
-from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
-
 from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
+from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
 
 TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from clouds_helpers import random_clouds
 from torch.nn.functional import gelu
 
 from ccnn_geo import CCNN, SIREN, CKConvMP, FourierNet, MAGNet, knn_graph
 from ccnn_geo.nn import CCNNBlock, ChannelDropout, FlexBlock, Points, S4Block
+from clouds_helpers import random_clouds
 
 SETTINGS = {"dim": 3, "num_neighbors": 6, "omega_0": 1.0, "window_width": 0.5, "kernel_channels": 4}
 

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from clouds_helpers import random_clouds
 
 from ccnn_geo import CCNN, CKConvMP, collect_kernel_norms, knn_graph
 from ccnn_geo.nn import SIREN, CCNNBlock, ChannelDropout, FlexBlock, Points, S4Block
 from ccnn_geo.ops import nearest_neighbors
+from clouds_helpers import random_clouds
 
 BLOCKS = [CCNNBlock, S4Block, FlexBlock]
 TINY = {

@@ -6,11 +6,11 @@ import io
 import numpy as np
 import pytest
 import torch
-from clouds_helpers import random_clouds
 
 from ccnn_geo import CCNN, CKConvMP, knn_graph, use_backend
 from ccnn_geo.nn import SIREN
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
+from clouds_helpers import random_clouds
 
 
 def conv_and_graph(k=6, sizes=(20, 13), dim=3, in_channels=4, out_channels=5, **arguments):

@@ -5,11 +5,11 @@ import weakref
 
 import pytest
 import torch
-from clouds_helpers import random_clouds
 
 from ccnn_geo import CCNN, CKConvMP, collect_kernel_norms, kernel_penalty, use_backend
 from ccnn_geo.nn import MLP
 from ccnn_geo.ops import nearest_neighbors
+from clouds_helpers import random_clouds
 
 TINY = {
     "dim": 3, "hidden_channels": 6, "num_blocks": 1, "kernel_channels": 4, "num_neighbors": 6,

@@ -5,13 +5,13 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from clouds_helpers import random_clouds
 from torch_geometric.nn import knn_graph as pygs_knn_graph
 from torch_geometric.nn import radius_graph as pygs_radius_graph
 
 from ccnn_geo import knn_graph, radius_graph
 from ccnn_geo.ops import nearest_neighbors
 from ccnn_geo.ops import neighbor_search as neighbors_module
+from clouds_helpers import random_clouds
 
 
 def available(backend: str):

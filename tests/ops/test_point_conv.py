@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from clouds_helpers import random_clouds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
@@ -20,6 +19,7 @@ from ccnn_geo.ops.point_backends import autograd as recorded
 from ccnn_geo.ops.point_backends import torch as tiled
 from ccnn_geo.ops.point_backends.operator import magnet_conv
 from ccnn_geo.ops.point_backends.tiling import tiles
+from clouds_helpers import random_clouds
 
 WIDTH = 5  # from here on, the leaves of `make_call` are the window's width and the network's
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clouds_helpers import random_clouds
 from safetensors.torch import load_file, save_file
 
 from ccnn_geo import CCNN, FourierNet
 from ccnn_geo.nn import CCNNBlock, FlexBlock, ModelCard, Preprocessing, S4Block, pretrained_names
+from clouds_helpers import random_clouds
 
 TINY = {"dim": 3, "hidden_channels": 8, "num_blocks": 1, "kernel_channels": 4, "num_neighbors": 8}
 CARD = ModelCard(

@@ -11,9 +11,9 @@ from ccnn_geo import files
 pytest.importorskip("pytorch_lightning", reason="Lightning, of the extra `train`, is missing")
 
 from torch_geometric.loader import DataLoader  # noqa: E402
-from training_helpers import CLASSES, TINY, Command, Record, trainer  # noqa: E402
 
 from ccnn_geo.training.checkpoints import AtomicCheckpointIO, check_checkpoint  # noqa: E402
+from training_helpers import CLASSES, TINY, Command, Record, trainer  # noqa: E402
 
 WHOLE = {"state_dict": {}, "epoch": 1, "global_step": 2, "loops": {}}
 

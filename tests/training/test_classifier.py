@@ -11,12 +11,11 @@ from torch_geometric.loader import DataLoader
 
 pl = pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
-from training_helpers import CLASSES, TINY, Record, trainer  # noqa: E402
-
 from ccnn_geo import CCNN, collect_kernel_norms, kernel_penalty  # noqa: E402
 from ccnn_geo.nn import GaussianWindow, KernelNetwork  # noqa: E402
 from ccnn_geo.training.classifier import CCNNClassifier, ClassMeanAccuracy  # noqa: E402
 from ccnn_geo.training.optim import parameter_groups, warmup_cosine  # noqa: E402
+from training_helpers import CLASSES, TINY, Record, trainer  # noqa: E402
 
 pytestmark = [
     # Clouds in memory need no workers; Lightning itself uses what torch has deprecated.
@@ -298,3 +297,46 @@ def test_two_processes_have_the_loss_of_one():
     single = losses()
     strategy = LeavingStrategy(start_method="spawn", process_group_backend="gloo")
     assert losses(devices=2, strategy=strategy) == pytest.approx(single, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "attribute"),
+    [
+        ({"hidden_channels": 5}, lambda model: model.stem.out_channels),
+        ({"num_blocks": 2}, lambda model: len(model.blocks)),
+        ({"kernel_channels": 5}, lambda model: model.stem.kernel.hidden_channels),
+        ({"omega_0": 3.0}, lambda model: model.stem.kernel.omega_0),
+        ({"num_neighbors": 5}, lambda model: model.num_neighbors),
+        ({"extent": 0.5}, lambda model: model.stem.extent[0]),
+        ({"window_width": 0.25}, lambda model: model.stem.window.initial_width[0]),
+        ({"window_cutoff": 0.2}, lambda model: model.stem.window_cutoff),
+        ({"separable": False}, lambda model: model.stem.separable),
+        ({"dim": 1, "causal": True}, lambda model: model.stem.causal),
+        ({"block": "S4Block"}, lambda model: type(model.blocks[0]).__name__),
+        ({"readout": "max"}, lambda model: model.readout),
+        ({"dropout": 0.3}, lambda model: model.blocks[0].dropout.p),
+        ({"input_dropout": 0.3}, lambda model: model.input_dropout.p),
+        ({"elementwise_dropout": True}, lambda model: model.blocks[0].dropout.elementwise),
+        ({"initialization": "exact"}, lambda model: model.stem.initialization),
+    ],
+    ids=str,
+)
+def test_every_argument_of_the_network_reaches_it(option, attribute):
+    name = list(option)[-1]
+    network = CCNNClassifier(3, CLASSES, **{**TINY, **option}).model
+    assert attribute(network) == option[name]
+    assert attribute(CCNNClassifier(3, CLASSES, **TINY).model) != option[name]
+
+
+def test_the_randomness_of_a_step_depends_on_seed_epoch_and_batch():
+    drawn = []
+
+    class Draw(Record):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            drawn.append(float(torch.rand(())))
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        fit = trainer(max_epochs=2, callbacks=Draw())
+        fit.fit(CCNNClassifier(3, CLASSES, **TINY), DataLoader(clouds(4), batch_size=2))
+    assert len(drawn) == len(set(drawn)) == 8

@@ -7,11 +7,10 @@ from torch_geometric.loader import DataLoader
 
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
-from training_helpers import CLASSES, TINY, Record, trainer  # noqa: E402
-
 from ccnn_geo import CCNN  # noqa: E402
 from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
 from ccnn_geo.transforms.grids import FlattenGrid, GridToPoints, MaskEmptyCells  # noqa: E402
+from training_helpers import CLASSES, TINY, Record, trainer  # noqa: E402
 
 pytestmark = [
     # Clouds in memory need no workers; Lightning itself uses what torch has deprecated.

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from datasets_helpers import open3d
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform, Compose
 
 from ccnn_geo.transforms.augment import GaussianJitter, PointSubset, RandomRotateZ, RandomScale
 from ccnn_geo.transforms.functional import normalize_positions, sample_surface, subset_indices
 from ccnn_geo.transforms.mesh import EstimateNormals, NormalizePositions, SampleMesh, StackFeatures
+from datasets_helpers import open3d
 
 RANDOM: dict[str, Callable[..., BaseTransform]] = {
     "sample": lambda **options: SampleMesh(40, **options),

@@ -5,10 +5,10 @@ import struct
 
 import numpy as np
 import pytest
-from datasets_helpers import put
 
 from ccnn_geo.datasets import read_geometry
 from ccnn_geo.datasets.io.readers import geometry_files
+from datasets_helpers import put
 
 # A U of area 7, counter-clockwise: a 3 x 3 square without its upper middle of 1 x 2.
 U = [(0, 0), (3, 0), (3, 3), (2, 3), (2, 1), (1, 1), (1, 3), (0, 3)]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import trimesh
-from datasets_helpers import cloud, open3d, put
 
 from ccnn_geo.datasets import read_geometry
+from datasets_helpers import cloud, open3d, put
 
 
 class TestReadGeometry:

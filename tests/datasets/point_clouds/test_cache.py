@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets_helpers import OPTIONS, put, put_classes
 
 from ccnn_geo import files
 from ccnn_geo.datasets import PointCloudFolder, Shapes
 from ccnn_geo.datasets.point_clouds import cache
 from ccnn_geo.datasets.point_clouds.sampling import Sampling
+from datasets_helpers import OPTIONS, put, put_classes
 
 SHAPES = {"points_per_mesh": 256, "train_per_class": 10, "test_per_class": 0}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import trimesh
-from datasets_helpers import OPTIONS, cloud, open3d, put, put_classes
 
 from ccnn_geo.datasets import PointCloudFolder
+from datasets_helpers import OPTIONS, cloud, open3d, put, put_classes
 
 
 class TestPointCloudFolder:
