@@ -125,10 +125,26 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
     needs_x, needs_kernel, *_ = ctx.needs_input_grad
+    if torch.is_grad_enabled():
+        return *_differentiable_gradients(ctx, grad, needs_x, needs_kernel), None, None
     grad_x, grad_kernel = _grid_conv_backward(
         grad, *ctx.saved_tensors, ctx.left, ctx.method, needs_x, needs_kernel
     )
     return grad_x if needs_x else None, grad_kernel if needs_kernel else None, None, None
+
+
+def _differentiable_gradients(ctx, grad, needs_x, needs_kernel):  # type: ignore[no-untyped-def]
+    """Return gradients that can be differentiated themselves, through PyTorch's convolutions."""
+    x, kernel = ctx.saved_tensors
+    if x.dim() - 2 > direct.MAX_DIM:
+        raise RuntimeError(
+            f"Expected at most {direct.MAX_DIM} axes for second derivatives on grids, got "
+            f"{x.dim() - 2}: use the grid as a graph, `ops.dense_graph`"
+        )
+    output = direct.convolve(x, kernel, _layout(x, kernel, ctx.left))
+    wanted = [each for each, need in ((x, needs_x), (kernel, needs_kernel)) if need]
+    found = list(torch.autograd.grad(output, wanted, grad, create_graph=True))
+    return found.pop(0) if needs_x else None, found.pop(0) if needs_kernel else None
 
 
 _grid_conv.register_autograd(_differentiate, setup_context=_setup_context)

@@ -86,7 +86,7 @@ class ModelNet(SampledDataset):
 
 
 def list_modelnet(root: Path, name: ModelNetName, *, fetch: bool = True) -> Listing:
-    """Finds ModelNet, or fetches it, and lists its meshes or clouds."""
+    """Find ModelNet, or download it, and list its meshes or clouds."""
     if name not in get_args(ModelNetName):
         raise ValueError(f"Expected `name` to be '10' or '40', got {name!r}")
     for folder in (root, root / _RESAMPLED):
@@ -94,7 +94,8 @@ def list_modelnet(root: Path, name: ModelNetName, *, fetch: bool = True) -> List
             return _list_resampled(folder, name)
     archive = root / f"ModelNet{name}.zip"
     extracted = archive.with_suffix("")
-    for folder in (extracted, root):
+    # Some archivers put the folder of the archive into one of its name.
+    for folder in (extracted / extracted.name, extracted, root):
         if _has_classes(folder, name):
             return _list_meshes(folder, name)
     if not fetch and not archive.is_file():
@@ -103,6 +104,8 @@ def list_modelnet(root: Path, name: ModelNetName, *, fetch: bool = True) -> List
             f"(from {_URLS[name][0]}) or a folder {_RESAMPLED}, got none of them"
         )
     with locked(root / ".ccnn_geo"):
+        if extracted.is_dir() and not any(extracted.iterdir()):
+            extracted.rmdir()  # an empty folder is no extracted archive
         extract_zip(download(_URLS[name], archive, sha256=_SHA256[name]), extracted)
     return _list_meshes(extracted, name)
 

@@ -23,7 +23,7 @@ SAMPLE_RATE = 8000
 DIGITS = 10
 # Of every digit and speaker, the recordings with these numbers are the test split.
 _TEST_NUMBERS = range(5)
-_WAV_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<number>\d+)\.wav")
+_WAV_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<number>\d+)\.(?i:wav)")
 _ARCHIVE = "free-spoken-digit-dataset-1.0.10.zip"
 # Release 1.0.10: 3,000 recordings of six speakers.
 _URLS = (
@@ -77,7 +77,7 @@ def find_recordings(root: Path, *, fetch: bool = True) -> tuple[Recordings, Reco
     archive = root / _ARCHIVE
     extracted = archive.with_suffix("")
     for folder in (root, root / "recordings", extracted / "recordings"):
-        if any(folder.glob("*.wav")):
+        if _wavs(folder):
             return _read_folder(folder)
     if not fetch and not archive.is_file():
         raise FileNotFoundError(
@@ -158,10 +158,21 @@ def _soundfile() -> Any:
         return None
 
 
+def _wavs(folder: Path) -> list[Path]:
+    """Return the recordings of a folder; hidden files, such as macOS's `._*.wav`, are none."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() == ".wav" and not path.name.startswith(".") and path.is_file()
+    )
+
+
 def _read_folder(folder: Path) -> tuple[Recordings, Recordings]:
     """Reads all .wav files of a folder, in the order of digit, speaker and number."""
     named = []
-    for path in folder.glob("*.wav"):
+    for path in _wavs(folder):
         match = _WAV_NAME.fullmatch(path.name)
         if match is None:
             raise ValueError(f"{path}: expected a name such as 7_jackson_32.wav")

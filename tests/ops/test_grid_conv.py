@@ -358,3 +358,24 @@ GOOD = {"x": torch.zeros(2, 3, 8), "kernel": torch.zeros(3, 5)}
 def test_bad_input_is_named(changes, error, match):
     with pytest.raises(error, match=match):
         grid_conv(**{**GOOD, **changes})
+
+
+@pytest.mark.parametrize("size", [(7,), (4, 5), (3, 2, 3)])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("method", ["fft", "direct"])
+def test_gradients_can_be_differentiated_again(size, full, method):
+    x = torch.randn(2, 2, *size, dtype=torch.float64, requires_grad=True)
+    shape = (3, 2) if full else (2,)
+    kernel = torch.randn(*shape, *(3 for _ in size), dtype=torch.float64, requires_grad=True)
+
+    def convolve(x, kernel):
+        return grid_conv(x, kernel, method=method)
+
+    assert torch.autograd.gradgradcheck(convolve, (x, kernel))
+
+
+def test_second_derivatives_in_four_dimensions_say_what_to_use():
+    x = torch.randn(1, 1, 2, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    output = grid_conv(x, torch.randn(1, 2, 2, 2, 2, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="at most 3 axes.*got 4: use the grid as a graph"):
+        torch.autograd.grad(output.sum(), x, create_graph=True)

@@ -319,7 +319,7 @@ def test_two_processes_have_the_loss_of_one():
         ({"elementwise_dropout": True}, lambda model: model.blocks[0].dropout.elementwise),
         ({"initialization": "exact"}, lambda model: model.stem.initialization),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_every_argument_of_the_network_reaches_it(option, attribute):
     name = list(option)[-1]

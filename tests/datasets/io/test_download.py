@@ -263,6 +263,20 @@ class TestModelNetArchive:
         make_zip(tmp_path / "ModelNet10.zip", self.MEMBERS)
         assert len(ModelNet(tmp_path, "10", download=False, **OPTIONS)) == 1
 
+    def test_an_empty_folder_of_its_name_does_not_hide_it(self, tmp_path):
+        make_zip(tmp_path / "ModelNet10.zip", self.MEMBERS)
+        (tmp_path / "ModelNet10").mkdir()
+        assert len(ModelNet(tmp_path, "10", download=False, **OPTIONS)) == 1
+
+    def test_a_folder_within_a_folder_of_its_name_is_found(self, tmp_path):
+        make_zip(tmp_path / "ModelNet10.zip", self.MEMBERS)
+        ModelNet(tmp_path, "10", download=False, **OPTIONS)
+        (tmp_path / "ModelNet10.zip").unlink()
+        (tmp_path / "ModelNet10").rename(tmp_path / "inner")
+        (tmp_path / "ModelNet10").mkdir()
+        (tmp_path / "inner").rename(tmp_path / "ModelNet10" / "ModelNet10")
+        assert len(ModelNet(tmp_path, "10", download=False, **OPTIONS)) == 1
+
     def test_is_named_where_it_is_broken(self, tmp_path):
         path = make_zip(tmp_path / "ModelNet10.zip", self.MEMBERS)
         path.write_bytes(path.read_bytes()[:-30])

@@ -225,3 +225,13 @@ class TestArrays:
         np.savez(tmp_path / "fsdd_train.npz", **recording_arrays())
         with pytest.raises(FileNotFoundError, match="fsdd_test.npz"):
             find_recordings(tmp_path)
+
+
+def test_hidden_files_are_no_recordings_and_the_case_of_a_suffix_is_no_matter(tmp_path):
+    folder = put_recordings(tmp_path)
+    expected = [len(split.labels) for split in find_recordings(tmp_path, fetch=False)]
+    (folder / "._0_jackson_0.wav").write_bytes(b"what macOS leaves")
+    for path in sorted(folder.glob("[0-9]*.wav")):
+        path.rename(path.with_suffix(".WAV"))
+    found = [len(split.labels) for split in find_recordings(tmp_path, fetch=False)]
+    assert found == expected
