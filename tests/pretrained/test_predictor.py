@@ -167,3 +167,12 @@ class TestCards:
     def test_no_views(self):
         with pytest.raises(ValueError, match="Expected `views` >= 1, got 0"):
             classifier(views=0)
+
+
+def test_georeferenced_clouds_are_classified_like_centred_ones():
+    points, _ = cloud(600)
+    classifier = Classifier.from_pretrained("modelnet10_4_16")
+    near = classifier.predict(Geometry(points))
+    far = classifier.predict(Geometry(points + np.array([5e5, 5.6e6, 120.0])))
+    np.testing.assert_allclose(far.points, near.points, atol=1e-6)
+    np.testing.assert_allclose(far.probabilities, near.probabilities, atol=1e-5)
