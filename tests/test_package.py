@@ -37,11 +37,12 @@ OPTIONAL = {
 # Imports only go down: each part of `ccnn_geo`, and the parts it may import besides itself.
 MAY_IMPORT = {
     "files": set(),
+    "text": set(),
     "ops": {"files"},
     "pretrained.model": {"files"},
     "nn": {"ops", "pretrained.model"},
     "transforms": {"ops"},
-    "visualization": {"files", "nn", "transforms"},
+    "visualization": {"files", "nn", "text", "transforms"},
     "training": {"files", "nn", "visualization"},
     "datasets": {"files", "ops", "transforms"},
     "pretrained": {"datasets", "nn", "ops", "pretrained.model", "transforms"},
@@ -52,6 +53,7 @@ MAY_IMPORT = {
         "ops",
         "pretrained",
         "pretrained.model",
+        "text",
         "training",
         "transforms",
         "visualization",

@@ -1,29 +1,30 @@
-"""Name the classes that meshes and clouds most likely belong to.
+"""Classify meshes and point clouds with a trained network.
 
-Meshes are sampled; clouds are thinned; both are moved to the origin and scaled, so that their unit
-does not matter. The answer is the mean over several random subsets of the points.
+Points are sampled from meshes and subsampled from clouds, then centred and scaled, so that the
+length unit does not matter. Probabilities are averaged over several random subsets of the points.
 """
 
 from __future__ import annotations
 
 import argparse
-import html
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ccnn_geo.commands.terminal import complain, write
+from ccnn_geo.text import printable
 
 if TYPE_CHECKING:
     from ccnn_geo.pretrained.predictor import Classifier, Prediction
 
-HELP = "name the classes of meshes and clouds"
+HELP = "classify meshes and point clouds"
 _MESH_SUFFIXES = (".off", ".obj", ".ply", ".stl")
 _PAGE = (
-    "The colour of a point says how much it mattered for the likeliest class: by how much the "
-    "log-odds of that class fall where the point and its surroundings are left out. Red points "
-    "speak for the class, blue ones against it."
+    "The colour of a point is its importance for the most likely class: the decrease of the "
+    "log-odds of that class when the point and its surroundings are left out. Red points are "
+    "evidence for the class, blue points against it."
 )
 
 
@@ -34,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="a mesh (off, ply, obj, stl), a cloud (ply, pcd, xyz, txt, npy, npz), or a folder, of "
-        "which every such file is taken",
+        help="a mesh (off, ply, obj, stl), a cloud (ply, pcd, xyz, txt, npy, npz), or a folder "
+        "that is searched for such files; hidden files and folders are skipped",
     )
     parser.add_argument(
         "--weights",
         metavar="NAME_OR_FOLDER",
-        help="trained weights: a name that `info` lists, or a folder (default: what it marks)",
+        help="trained weights: a name listed by `info`, or a folder (default: see `info`)",
     )
     parser.add_argument(
         "--top", type=_positive, default=5, metavar="N", help="classes to show (default: 5)"
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=4,
         metavar="N",
-        help="random subsets of the points over which the answer is averaged (default: 4)",
+        help="random subsets of the points to average over (default: 4)",
     )
     parser.add_argument(
         "--device", default="cpu", help="where the network runs: cpu, cuda, ... (default: cpu)"
@@ -60,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--html",
         type=Path,
         metavar="FILE",
-        help="also write an interactive picture, with the points coloured by how much they "
-        "mattered: by how much leaving them out lowers the log-odds of the likeliest class",
+        help="also write an interactive page, with the points coloured by their importance: the "
+        "decrease of the log-odds of the most likely class when they are left out",
     )
     parser.set_defaults(run=run)
 
@@ -70,7 +71,6 @@ def run(options: argparse.Namespace) -> int:
     """Classify the files and return the exit code."""
     from ccnn_geo.pretrained.predictor import DEFAULT_WEIGHTS, Classifier
 
-    files = _collect(options.files)
     _check_device(options.device)
     if options.html is not None:
         _check_output(options.html)
@@ -78,47 +78,42 @@ def run(options: argparse.Namespace) -> int:
         options.weights or DEFAULT_WEIGHTS, views=options.views, device=options.device
     )
     report: list[dict[str, Any]] = []
-    predictions: dict[str, Prediction] = {}
-    for file in files:
-        try:
-            prediction, entry = _classify(classifier, file, options.top)
-        except Exception as error:  # whatever one file leads to, the others are classified
-            if options.debug:
-                raise
-            complain(f"error: {_message(file, error)}")
-            report.append({"file": str(file), "error": _message(file, error)})
-            continue
-        report.append(entry)
-        predictions[str(file)] = prediction
-        if not options.json:
-            _print_table(entry)
+    predictions: list[tuple[Path, Prediction]] = []
+    for path in options.files:
+        for file in _files(path):
+            try:
+                prediction, entry = _classify(classifier, file, options.top)
+            except Exception as error:  # one bad file does not stop the others
+                if options.debug:
+                    raise
+                entry = {"file": str(file), "error": _message(file, error)}
+                complain(f"error: {printable(entry['error'])}")
+            else:
+                predictions.append((file, prediction))
+                if not options.json:
+                    _print_table(entry)
+            report.append(entry)
     if options.json:
         write(json.dumps(report, indent=2))
     if options.html is not None and predictions:
         _write_page(options.html, classifier, predictions, options.top)
-    return int(len(predictions) < len(files))
+    return int(len(predictions) < len(report))
 
 
-def _collect(paths: list[Path]) -> list[Path]:
-    """List the files, and those of the folders."""
-    from ccnn_geo.datasets.io.readers import SUFFIXES, geometry_files
+def _files(path: Path) -> list[Path]:
+    """Return the files in a folder, or the path itself if it is none or has none."""
+    from ccnn_geo.datasets.io.readers import geometry_files
 
-    files = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = geometry_files(path)
-        if not found:
-            raise ValueError(f"{path}: expected {', '.join(sorted(SUFFIXES))} files, got none")
-        files += found
-    return files
+    return (geometry_files(path) if os.path.isdir(path) else []) or [path]
 
 
 def _classify(classifier: Classifier, file: Path, top: int) -> tuple[Prediction, dict[str, Any]]:
-    """Classify one file, and describe it and its likeliest classes as JSON does."""
+    """Classify one file, and describe the result as an entry of the JSON report."""
     from ccnn_geo.datasets import read_geometry
+    from ccnn_geo.datasets.io.readers import SUFFIXES
 
+    if file.is_dir():
+        raise ValueError(f"{file}: expected {', '.join(sorted(SUFFIXES))} files, got none")
     geometry = read_geometry(file, allow_faceless=True)
     prediction = classifier.predict(geometry)
     notes = list(prediction.notes)
@@ -143,41 +138,41 @@ def _print_table(entry: dict[str, Any]) -> None:
     kind = mesh if entry["faces"] else f"cloud of {entry['points']:,} points"
     lines = [f"{entry['file']}: {kind}", *(f"  note: {note}" for note in entry["notes"])]
     lines += [f"  {each['probability']:7.1%}  {each['name']}" for each in entry["classes"]]
-    write("\n".join(lines))
+    write("\n".join(map(printable, lines)))
 
 
 def _write_page(
-    file: Path, classifier: Classifier, predictions: dict[str, Prediction], top: int
+    page: Path, classifier: Classifier, predictions: list[tuple[Path, Prediction]], top: int
 ) -> None:
     from ccnn_geo.visualization.interactive import cloud_figure, write_page
 
     figures = []
-    for name, prediction in predictions.items():
+    for file, prediction in predictions:
         likeliest = zip(prediction.classes[:top], prediction.probabilities, strict=False)
         answer = ", ".join(f"{label} {probability:.1%}" for label, probability in likeliest)
         figures.append(
             cloud_figure(
                 prediction.points[:, :3],
                 classifier.importance(prediction),
-                title=f"{html.escape(name)}<br>{html.escape(answer)}",
+                title=f"{printable(str(file))}\n{printable(answer)}",
                 unit="log-odds",
             )
         )
-    write_page(file, figures, title="What the points say", text=_PAGE)
+    write_page(page, figures, title="Importance of the points", text=_PAGE)
 
 
 def _check_output(file: Path) -> None:
-    """Find out before the work is done whether the picture can be made and written."""
+    """Check that the page can be drawn and written, before anything is computed."""
     from ccnn_geo.visualization.interactive import require_plotly
 
     require_plotly()
     if file.is_dir():
-        raise IsADirectoryError(f"{file}: expected a file for the picture, got a folder")
+        raise IsADirectoryError(f"{file}: expected a file for the page, got a folder")
     try:
         with tempfile.TemporaryFile(dir=file.parent):
             pass
     except OSError as error:
-        raise OSError(f"{file}: the picture cannot be written ({error.strerror})") from error
+        raise OSError(f"{file}: the page cannot be written ({error.strerror})") from error
 
 
 def _check_device(name: str) -> None:

@@ -1,26 +1,25 @@
-"""Output to a terminal, which names of files and classes must not be able to control."""
+"""Output of the commands, which the names of files and classes cannot control."""
 
 from __future__ import annotations
 
 import sys
+from typing import TextIO
 
-_KEPT = "\n\t"
-
-
-def printable(text: str) -> str:
-    r"""Return text in which control characters and undecodable bytes are written out, as `\x1b`."""
-    return "".join(
-        each if each.isprintable() or each in _KEPT else each.encode("unicode_escape").decode()
-        for each in text
-    )
+from ccnn_geo.text import printable
 
 
 def write(text: str) -> None:
-    """Write a line to standard output."""
-    sys.stdout.write(printable(text) + "\n")
-    sys.stdout.flush()
+    """Write lines to standard output."""
+    _write(sys.stdout, text)
 
 
 def complain(text: str) -> None:
-    """Write a line to standard error."""
-    sys.stderr.write(printable(text) + "\n")
+    """Write lines to standard error."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    lines = "\n".join(map(printable, text.split("\n")))
+    encoding = stream.encoding or "utf-8"
+    stream.write(lines.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ccnn_geo.files import atomic_write
 from ccnn_geo.nn import CCNN, CKConvMP
+from ccnn_geo.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -266,8 +267,10 @@ def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=axis, shrink=0.8, label="share of the class")
-    axis.set_xticks(range(len(classes)), classes, rotation=90)
-    axis.set_yticks(range(len(classes)), classes)
+    # Names are no formulas, even with dollar signs.
+    names = [printable(each) for each in classes]
+    axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     if len(classes) <= 20:

@@ -14,6 +14,7 @@ import torch
 
 from ccnn_geo.files import atomic_write
 from ccnn_geo.nn import CKConvMP
+from ccnn_geo.text import printable
 from ccnn_geo.transforms.functional import import_open3d
 from ccnn_geo.transforms.voxels import open3d_voxels
 from ccnn_geo.visualization.figures import kernel_reach, kernel_values, strongest_channels
@@ -38,13 +39,13 @@ def require_plotly() -> Any:
 
 
 def write_page(path: Path, figures: Sequence[Any], *, title: str, text: str = "") -> None:
-    """Write figures below each other to one page, which needs no network to be looked at.
+    """Write figures to one HTML page that loads nothing from the network.
 
     Args:
         path: File to write.
-        figures: Figures of plotly.
-        title: Title of the page.
-        text: A paragraph above the figures.
+        figures: Figures of plotly, drawn below each other.
+        title: Title of the page, plain text.
+        text: A paragraph above the figures, plain text.
 
     Raises:
         OSError: If the file cannot be written.
@@ -53,23 +54,23 @@ def write_page(path: Path, figures: Sequence[Any], *, title: str, text: str = ""
         figure.to_html(full_html=False, include_plotlyjs=number == 0)
         for number, figure in enumerate(figures)
     ]
-    head = f"<meta charset='utf-8'><title>{html.escape(title)}</title>"
-    body = f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>{''.join(parts)}"
+    heading = html.escape(printable(title))
+    head = f"<meta charset='utf-8'><title>{heading}</title>"
+    body = f"<h1>{heading}</h1><p>{html.escape(text)}</p>{''.join(parts)}"
     style = "font-family:sans-serif;max-width:60em;margin:auto"
     page = f"<!doctype html><html><head>{head}</head><body style='{style}'>{body}</body></html>"
     with atomic_write(path) as file:
-        # File names may hold bytes that are no UTF-8.
-        file.write(page.encode("utf-8", errors="replace"))
+        file.write(page.encode("utf-8"))
 
 
 def cloud_figure(pos: np.ndarray, values: np.ndarray, *, title: str, unit: str) -> Any:
-    """Draw a cloud with its points coloured by a value that has a sign.
+    """Draw a cloud with its points coloured by signed values.
 
     Args:
         pos: Positions, `[N, 3]`.
         values: One number per point, `[N]`; red is positive, blue negative.
-        title: What stands above; `<br>` begins a new line.
-        unit: What stands beside the scale of colours.
+        title: Lines of plain text above the cloud.
+        unit: Unit of the values, shown beside the scale of colours.
 
     Raises:
         ImportError: If plotly is not installed.
@@ -85,18 +86,19 @@ def cloud_figure(pos: np.ndarray, values: np.ndarray, *, title: str, unit: str) 
         "cmax": limit,
         "colorbar": {"title": unit},
     }
+    lines = [html.escape(printable(line)) for line in title.split("\n")]
     x, y, z = pos.T
     figure = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker))
     axis = {"visible": False}
     figure.update_layout(
-        title=title,
-        # Points that hardly matter are white.
+        title="<br>".join(lines),
+        # Points of values near 0 are white.
         scene={
             **dict.fromkeys(("xaxis", "yaxis", "zaxis"), axis),
             "aspectmode": "data",
             "bgcolor": "rgb(230, 230, 230)",
         },
-        margin={"t": 40 + 20 * title.count("<br>"), "b": 0, "l": 0, "r": 0},
+        margin={"t": 20 + 20 * len(lines), "b": 0, "l": 0, "r": 0},
         height=600,
     )
     return figure

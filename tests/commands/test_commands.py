@@ -217,7 +217,7 @@ class TestPicture:
         pytest.importorskip("plotly", reason="the extra `viz` is missing")
         code, out, err = cli(put(tmp_path / "box.off"), "--html", "/proc/page.html")
         assert (code, out) == (1, "")
-        assert "/proc/page.html: the picture cannot be written" in err
+        assert "/proc/page.html: the page cannot be written" in err
 
 
 class TestBadInput:

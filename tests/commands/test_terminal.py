@@ -1,5 +1,6 @@
 """Names cannot control the terminal or leave their folders."""
 
+import io
 import json
 
 import numpy as np
@@ -9,14 +10,23 @@ from safetensors.torch import load_file, save_file
 
 from ccnn_geo import CCNN
 from ccnn_geo.commands import main
-from ccnn_geo.commands.terminal import printable
+from ccnn_geo.commands.terminal import write
 from ccnn_geo.files import check_name, read_json, require_entries
+from ccnn_geo.text import printable
 
 
 def test_control_characters_are_written_out():
-    assert printable("a\x1b[31mb\u009bc\td\n") == "a\\x1b[31mb\\x9bc\td\n"
+    assert printable("a\x1b[31mb\u009bc\td\n") == "a\\x1b[31mb\\x9bc\\td\\n"
+    assert printable("\u202egpj.exe") == "\\u202egpj.exe"
     assert printable("bytes \udcff") == "bytes \\udcff"
     assert printable("größe ≤ 3") == "größe ≤ 3"
+
+
+def test_a_terminal_that_lacks_characters_shows_their_codes(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    write("größe\n\x1b[31m")
+    assert raw.getvalue() == b"gr\\xf6\\xdfe\n\\x1b[31m\n"
 
 
 def test_a_hostile_file_name_reaches_the_terminal_as_text(tmp_path, capsys):

@@ -174,6 +174,15 @@ class TestPlotRun:
         np.testing.assert_allclose(shares, [[5 / 6, 1 / 6], [0, 0]])
         picture(figure, tmp_path)
 
+    @pytest.mark.parametrize("name", ["$a_b$", "$\\frac$", "US$", "a\udcff", "a\x1b[31m\n\0"])
+    def test_class_names_are_drawn_as_plain_text(self, tmp_path, name):
+        figure = plot_confusion([[1, 0], [0, 1]], [name, "other"])
+        picture(figure, tmp_path)
+        axis = figure.axes[0]
+        for label in (axis.get_xticklabels()[0], axis.get_yticklabels()[0]):
+            assert label.get_text() == name.encode("unicode_escape").decode().replace("\\\\", "\\")
+            assert not label.get_parse_math()
+
     def test_a_matrix_that_does_not_fit_the_classes(self):
         with pytest.raises(ValueError, match=r"shape \[3, 3\], got \[2, 2\]"):
             plot_confusion([[1, 0], [0, 1]], ["a", "b", "c"])
@@ -212,6 +221,21 @@ def test_no_picture_is_written_where_that_is_not_possible(tmp_path):
         save_figure(figure, tmp_path / "absent" / "figure.png")
     with pytest.raises(ValueError, match="Format 'doc' is not supported"):
         save_figure(figure, tmp_path / "figure.doc")
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_leaves_the_one_before(tmp_path, small_files):
+    file = save_figure(plot_learning_curves(HISTORY), tmp_path / "figure.png")
+    before = file.read_bytes()
+    with small_files, pytest.raises(OSError, match=r"cannot write.*figure\.png"):
+        save_figure(plot_learning_curves(HISTORY[:1]), file)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_name_without_a_suffix_becomes_a_png(tmp_path):
+    file = save_figure(plot_learning_curves(HISTORY), tmp_path / "figure")
+    assert file == tmp_path / "figure.png"
+    assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
