@@ -1,12 +1,20 @@
-"""Compiled backends: whose code may run, and what a broken environment leads to."""
+"""Builds of the native backend: whose code is loaded, and errors of the environment."""
 
 import os
+import shutil
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from ccnn_geo.ops.point_backends import native
 from ccnn_geo.ops.point_backends.native import builds, unavailable
+from ccnn_geo.ops.point_backends.registry import choose_backend
 
+CPU = torch.device("cpu")
+COMPILER = next(filter(shutil.which, ["c++", "g++", "clang++"]), None)
 needs_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away"
 )
@@ -15,15 +23,17 @@ needs_root = pytest.mark.skipif(
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """A cache with the files of a build, whose library is text."""
-    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(folder))
     manifest = builds.manifest_path()
-    library = tmp_path / "native.so"
+    library = folder / "native.so"
     library.write_text("no library")
     digest = builds.hashlib.sha256(library.read_bytes()).hexdigest()
     manifest.write_text(f'{{"library": "native.so", "sha256": "{digest}"}}')
-    for path in (tmp_path, manifest, library):
+    for path in (folder, manifest, library):
         path.chmod(0o755)
-    return {"folder": tmp_path, "manifest": manifest, "library": library}
+    return {"folder": folder, "manifest": manifest, "library": library}
 
 
 def test_files_of_ones_own_are_loaded(cache):
@@ -37,7 +47,53 @@ def test_what_belongs_to_another_user_is_not_run(cache, part):
     os.chown(cache[part], 65534, 65534)
     with pytest.raises(builds.NotBuiltError, match="belongs to another user, whose code would run"):
         builds.load()
-    assert "belongs to another user" in unavailable(torch.device("cpu"), torch.float32)
+    assert "belongs to another user" in unavailable(CPU, torch.float32)
+    assert choose_backend("auto", CPU, torch.float32) == "torch"
+
+
+@needs_root
+def test_what_another_user_can_replace_is_not_run(cache):
+    os.chown(cache["folder"].parent, 65534, 65534)
+    try:
+        with pytest.raises(builds.NotBuiltError, match=f"^{cache['folder'].parent} belongs to"):
+            builds.load()
+    finally:
+        os.chown(cache["folder"].parent, 0, 0)
+
+
+def test_folders_above_the_home_folder_do_not_matter(cache, monkeypatch):
+    cache["folder"].parent.chmod(0o777)
+    with pytest.raises(builds.NotBuiltError, match=f"{cache['folder'].parent} may be written by"):
+        builds.load()
+    monkeypatch.setenv("HOME", str(cache["folder"]))
+    with pytest.raises(builds.NotBuiltError, match="cannot be loaded"):
+        builds.load()
+
+
+@needs_root
+def test_a_link_to_what_belongs_to_another_user_is_not_run(cache, tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("links") / "cache"
+    folder.symlink_to(cache["folder"])
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(folder))
+    with pytest.raises(builds.NotBuiltError, match="cannot be loaded"):
+        builds.load()
+    os.chown(cache["folder"], 65534, 65534)
+    with pytest.raises(builds.NotBuiltError, match=f"^{cache['folder']} belongs to another user"):
+        builds.load()
+
+
+def test_nothing_is_built_where_others_may_write(cache):
+    cache["folder"].chmod(0o777)
+    before = sorted(cache["folder"].iterdir())
+    with pytest.raises(RuntimeError, match="may be written by others"):
+        builds.build()
+    assert sorted(cache["folder"].iterdir()) == before
+
+
+def test_a_sticky_folder_is_safe(cache):
+    cache["folder"].chmod(0o1777)
+    with pytest.raises(builds.NotBuiltError, match="cannot be loaded"):
+        builds.load()
 
 
 @pytest.mark.parametrize("part", ["folder", "manifest", "library"])
@@ -60,10 +116,31 @@ def test_a_manifest_cannot_name_a_library_elsewhere(cache, tmp_path_factory):
 
 def test_a_home_that_does_not_exist_is_named_and_breaks_nothing(monkeypatch):
     monkeypatch.setenv("CCNN_GEO_CACHE", "~nobody_of_that_name/x")
-    reason = unavailable(torch.device("cpu"), torch.float32)
-    assert "CCNN_GEO_CACHE cannot be found" in reason
-    with pytest.raises(RuntimeError, match="CCNN_GEO_CACHE cannot be found"):
+    reason = unavailable(CPU, torch.float32)
+    assert "the folder ~nobody_of_that_name/x for builds cannot be found" in reason
+    assert choose_backend("auto", CPU, torch.float32) == "torch"
+    with pytest.raises(RuntimeError, match="CCNN_GEO_CACHE names another one"):
         builds.build()
+
+
+def test_a_user_without_a_home_has_no_builds(monkeypatch):
+    for name in ("CCNN_GEO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", _no_home)
+    assert "~/.cache/ccnn_geo for builds cannot be found" in unavailable(CPU, torch.float32)
+    assert choose_backend("auto", CPU, torch.float32) == "torch"
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize("place", ["file/cache", "a" * 300])
+def test_a_cache_that_cannot_be_read_is_a_reason(monkeypatch, tmp_path, place):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path / place))
+    assert unavailable(CPU, torch.float32) is not None
+    assert choose_backend("auto", CPU, torch.float32) == "torch"
 
 
 def test_a_compiler_that_compiles_nothing_is_named(monkeypatch, tmp_path):
@@ -71,4 +148,60 @@ def test_a_compiler_that_compiles_nothing_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
     with pytest.raises(RuntimeError, match="true compiled nothing: is it a C"):
         builds.build()
-    assert not list(tmp_path.glob("*.so"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiler_that_is_no_command_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "g++ '")
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"Expected a command in .* CXX, got \"g\+\+ '\""):
+        builds.build()
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (c++, g++, clang++)")
+def test_a_library_of_something_else_is_a_reason(monkeypatch, tmp_path):
+    script = tmp_path / "compiler"
+    script.write_text(
+        f"#!{sys.executable}\nimport subprocess, sys\n"
+        "'-o' in sys.argv and subprocess.run([\n"
+        f"    {COMPILER!r}, '-shared', '-x', 'c++', '/dev/null',\n"
+        "    '-o', sys.argv[sys.argv.index('-o') + 1],\n"
+        "], check=True)\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RuntimeError, match="the compiled library is not this backend"):
+        native.build()
+    assert "is not this backend" in unavailable(CPU, torch.float32)
+    assert choose_backend("auto", CPU, torch.float32) == "torch"
+
+
+def test_what_killed_builds_left_is_removed_and_what_is_in_use_is_not(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "true")
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
+    names = {".build-a": 3600, ".build-b": 48 * 3600, ".native-c.tmp": 48 * 3600, "d.so": 1e6}
+    for name, age in names.items():
+        path = tmp_path / name
+        path.mkdir() if name.startswith(".build") else path.touch()
+        changed = time.time() - age
+        os.utime(path, (changed, changed))
+    (tmp_path / ".build-b" / "float.o").touch()
+    os.utime(tmp_path / ".build-b", (changed, changed))
+    with pytest.raises(RuntimeError, match="compiled nothing"):
+        builds.build()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".build-a", "d.so"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has no umask")
+def test_builds_can_be_loaded_whatever_the_umask(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "true")
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path / "above" / "cache"))
+    before = os.umask(0)
+    try:
+        with pytest.raises(RuntimeError, match="compiled nothing"):
+            builds.build()
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "above", tmp_path / "above" / "cache"):
+        assert folder.stat().st_mode & 0o777 == 0o755

@@ -41,7 +41,7 @@ def built(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CCNN_GEO_CACHE", str(folder))
         try:
-            folder.mkdir()
+            folder.mkdir(mode=0o755)
         except FileExistsError:
             while not builds.manifest_path().exists():
                 time.sleep(0.1)

@@ -51,7 +51,7 @@ _failures: dict[tuple[Path, int | None], str] = {}
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot take such tensors, or None if it can."""
+    """Return why this backend cannot compute with such tensors, or None if it can."""
     if device.type != "cpu":
         return f"it runs on the CPU, not on {device.type}"
     if dtype not in builds.SCALARS:
@@ -68,6 +68,7 @@ def build(*, verbose: bool = False) -> Path:
     path = builds.build(verbose=verbose)
     _libraries.pop(builds.manifest_path(), None)
     _failures.clear()
+    _library()
     return path
 
 
@@ -148,20 +149,35 @@ def _run(name: str, call: MagnetConv, *arguments: object) -> None:
 
 
 def _library() -> ctypes.CDLL:
-    """The library, looked for again only where a new manifest has appeared."""
-    path = builds.manifest_path()  # raises NotBuiltError too
+    """Return the library; after a failure, it is looked for again when the manifest has changed.
+
+    Raises:
+        NotBuiltError: If there is none that can be used.
+    """
+    path = builds.manifest_path()
     if path in _libraries:
         return _libraries[path]
-    state = path, path.stat().st_mtime_ns if path.exists() else None
+    state = path, _modified(path)
     if state in _failures:
         raise builds.NotBuiltError(_failures[state])
     try:
         library = builds.load()
+        for name, count in (("forward", 3), ("backward", 4)):
+            for scalar in builds.SCALARS.values():
+                getattr(library, f"ccnn_geo_{name}_{scalar}").argtypes = [ctypes.c_void_p] * count
+    except AttributeError as error:
+        _failures[state] = f"the compiled library is not this backend ({error}): is CXX set?"
+        raise builds.NotBuiltError(_failures[state]) from None
     except builds.NotBuiltError as error:
         _failures[state] = str(error)
         raise
-    for name, count in (("forward", 3), ("backward", 4)):
-        for scalar in builds.SCALARS.values():
-            getattr(library, f"ccnn_geo_{name}_{scalar}").argtypes = [ctypes.c_void_p] * count
     _libraries[path] = library
     return library
+
+
+def _modified(path: Path) -> int | None:
+    """Return when a file was modified, in nanoseconds, or None if it cannot be found."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None

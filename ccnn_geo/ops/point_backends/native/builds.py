@@ -1,4 +1,4 @@
-"""Compiling the native backend on the user's machine, and finding what was compiled before."""
+"""Compile the native backend on the user's machine, and find existing builds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
-from ccnn_geo.files import atomic_write
+from ccnn_geo.files import atomic_write, read_json
 
 COMMAND = "python -m ccnn_geo build"
 SCALARS = {torch.float32: "float", torch.float64: "double"}
@@ -33,7 +35,7 @@ _FLAGS = [
 ]  # fmt: skip
 _TUNING: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 _OPENMP_PROBE = "#include <omp.h>\nint probe() { return omp_get_max_threads(); }\n"
-# What ATen's vectors need of the compiler's target; without either they take NEON or plain loops.
+# Macros of the compiler that ATen's vectors need; without either they use NEON or plain loops.
 _CAPABILITIES = {
     "AVX512": {"__AVX512F__", "__AVX512BW__", "__AVX512DQ__", "__AVX512VL__", "__FMA__"},
     "AVX2": {"__AVX2__", "__FMA__", "__F16C__"},
@@ -41,23 +43,32 @@ _CAPABILITIES = {
 _logger = logging.getLogger(__name__)
 
 
+# Temporary files in the cache, and the seconds after which they are those of a killed build.
+_TEMPORARY = (".build-*", ".native-*.tmp")
+_STALE_AFTER = 24 * 3600
+
+
 class NotBuiltError(RuntimeError):
     """There is no usable library; the message says why and what to do."""
 
 
 def cache_folder() -> Path:
-    """Return the folder of builds: `$CCNN_GEO_CACHE`, or `ccnn_geo` in the user's cache folder."""
+    """Return the folder of builds: `$CCNN_GEO_CACHE`, or `ccnn_geo` in the user's cache folder.
+
+    Raises:
+        NotBuiltError: If there is no such home folder.
+    """
     chosen = os.environ.get("CCNN_GEO_CACHE")
-    if chosen:
-        try:
+    try:
+        if chosen:
             return Path(chosen).expanduser()
-        except RuntimeError as error:
-            raise NotBuiltError(
-                f"the folder {chosen!r} of the environment variable CCNN_GEO_CACHE cannot be found "
-                f"({error})"
-            ) from None
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ccnn_geo"
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "ccnn_geo"
+    except RuntimeError as error:
+        raise NotBuiltError(
+            f"the folder {chosen or '~/.cache/ccnn_geo'} for builds cannot be found ({error}); the "
+            "environment variable CCNN_GEO_CACHE names another one"
+        ) from None
 
 
 def manifest_path() -> Path:
@@ -68,7 +79,7 @@ def manifest_path() -> Path:
 def build(*, verbose: bool = False) -> Path:
     """Compile the native backend for this machine's CPU, in some ten seconds.
 
-    The result goes to the cache folder in one piece, whoever else is building at the same time.
+    Processes may build at the same time: each installs its build atomically.
 
     Args:
         verbose: If True, report progress on standard output.
@@ -77,26 +88,28 @@ def build(*, verbose: bool = False) -> Path:
         The library.
 
     Raises:
-        RuntimeError: If there is no C++ compiler, or it fails, or the cache folder cannot be
-            written; says what happened.
+        RuntimeError: If there is no working C++ compiler, or the cache folder cannot be written or
+            is not safe, see `load`.
     """
     report: Callable[[str], object] = _write_line if verbose else _logger.debug
-    compiler = _compiler()
-    target = _target_flags(compiler)
-    report(f"Compiling for {_cpu_name()} with {shlex.join([*compiler, *target])}")
-    with tempfile.TemporaryDirectory(prefix="ccnn_geo-") as folder:
-        library = _compile(compiler, target, Path(folder))
-        digest = hashlib.sha256(library.read_bytes()).hexdigest()
-        final = manifest_path().with_name(f"{manifest_path().stem}-{digest[:16]}.so")
-        _install(final, library.read_bytes())
-    manifest = {
+    manifest = manifest_path()
+    with _workspace(manifest.parent) as folder:
+        _trusted(manifest.parent)
+        compiler = _compiler()
+        target = _target_flags(compiler, folder)
+        report(f"Compiling for {_cpu_name()} with {shlex.join([*compiler, *target])}")
+        content = _compile(compiler, target, folder).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    final = manifest.with_name(f"{manifest.stem}-{digest[:16]}.so")
+    _install(final, content)
+    description = {
         "library": final.name,
         "sha256": digest,
         "torch": torch.__version__,
         "cpu": _cpu_name(),
         "compiler": shlex.join([*compiler, *target]),
     }
-    _install(manifest_path(), json.dumps(manifest, indent=2).encode())
+    _install(manifest, json.dumps(description, indent=2).encode())
     load()
     report(f"Built {final}")
     return final
@@ -105,17 +118,20 @@ def build(*, verbose: bool = False) -> Path:
 def load() -> ctypes.CDLL:
     """Load the library that was built for this torch, these sources and this CPU.
 
+    Loading a library runs its code. Its file and all folders above it, up to the user's home
+    folder, have to belong to the user or root, and nobody else may write to them, as ssh demands
+    of keys.
+
     Raises:
-        NotBuiltError: If there is none, or it is damaged; says what to do.
+        NotBuiltError: If there is none, if it is damaged, or if somebody else can have written it;
+            says what to do.
     """
     path = manifest_path()
     try:
-        for each in (path.parent, path):
-            _check_trusted(each)
-        manifest = json.loads(path.read_text())
-        library, digest = path.with_name(Path(manifest["library"]).name), manifest["sha256"]
-        _check_trusted(library)
-        content = library.read_bytes()
+        path = _trusted(path)
+        manifest = read_json(path)
+        library = _trusted(path.with_name(Path(manifest["library"]).name))
+        digest, content = manifest["sha256"], library.read_bytes()
     except FileNotFoundError:
         raise NotBuiltError(_missing(path)) from None
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -131,26 +147,35 @@ def load() -> ctypes.CDLL:
         ) from None
 
 
-def _check_trusted(path: Path) -> None:
-    """Check that nobody else can have written a file or folder whose code will run, as ssh does.
+def _trusted(path: Path) -> Path:
+    """Resolve a path, and check that nobody else can have written or can replace what it names.
 
     Raises:
-        NotBuiltError: If it belongs to another user, or others may write to it.
+        FileNotFoundError: If there is no such file or folder.
+        NotBuiltError: If it or a folder above it, up to the home folder, belongs to another user
+            than root, or others may write to it.
     """
+    path = path.resolve(strict=True)
     if os.name != "posix":
-        return
-    status = path.stat()
-    if status.st_uid not in (0, os.geteuid()):
-        raise NotBuiltError(
-            f"{path} belongs to another user, whose code would run; set CCNN_GEO_CACHE to a folder "
-            f"of your own and run `{COMMAND}`"
-        )
-    sticky = path.is_dir() and status.st_mode & stat.S_ISVTX
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
-        raise NotBuiltError(
-            f"{path} may be written by others, whose code would run: chmod go-w {path}, or set "
-            "CCNN_GEO_CACHE to a folder of your own"
-        )
+        return path
+    home = Path(os.path.expanduser("~")).resolve()
+    for each in (path, *path.parents):
+        status = each.stat()
+        if status.st_uid not in (0, os.geteuid()):
+            raise NotBuiltError(
+                f"{each} belongs to another user, whose code would run; set CCNN_GEO_CACHE to a "
+                f"folder of your own and run `{COMMAND}`"
+            )
+        # In a sticky folder, such as /tmp, nobody can replace the files of others.
+        sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+            raise NotBuiltError(
+                f"{each} may be written by others, whose code would run: chmod go-w {each}, or set "
+                "CCNN_GEO_CACHE to a folder of your own"
+            )
+        if each == home:
+            break
+    return path
 
 
 def _missing(path: Path) -> str:
@@ -158,14 +183,38 @@ def _missing(path: Path) -> str:
         return f"the library that {path} names is gone; run `{COMMAND}` again"
     if any(path.parent.glob("native-*.json")):
         return (
-            f"what was built in {path.parent} is for another torch, another CPU or an older "
-            f"ccnn_geo; run `{COMMAND}` again"
+            f"the build in {path.parent} is for another torch, another CPU or an older ccnn_geo; "
+            f"run `{COMMAND}` again"
         )
     return f"not built; run `{COMMAND}`"
 
 
+@contextmanager
+def _workspace(cache: Path) -> Iterator[Path]:
+    """Make a temporary folder in the cache, and remove those that killed builds left behind."""
+    try:
+        _make_folder(cache)
+        for pattern in _TEMPORARY:
+            for each in cache.glob(pattern):
+                with suppress(OSError):
+                    if time.time() - each.lstat().st_mtime > _STALE_AFTER:
+                        shutil.rmtree(each) if each.is_dir() else each.unlink()
+        folder = tempfile.TemporaryDirectory(prefix=".build-", dir=cache)
+    except OSError as error:
+        raise _not_writable(cache, error) from error
+    with folder as name:
+        yield Path(name)
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder and those above it, which nobody else may write to whatever the umask is."""
+    for each in (*reversed(path.parents), path):
+        if not each.exists():
+            each.mkdir(mode=0o755, exist_ok=True)
+
+
 def _compile(compiler: list[str], target: list[str], folder: Path) -> Path:
-    """Compile both types side by side, and link them."""
+    """Compile both scalar types in parallel, and link them."""
     include = Path(torch.__file__).parent / "include"
 
     def compile_scalar(scalar: str) -> str:
@@ -185,8 +234,14 @@ def _compile(compiler: list[str], target: list[str], folder: Path) -> Path:
 
 
 def _compiler() -> list[str]:
-    """The C++ compiler: `$CXX`, or the first that is installed."""
-    chosen = shlex.split(os.environ.get("CXX", ""))
+    """Return the command of the C++ compiler: `$CXX`, or the first that is installed."""
+    try:
+        chosen = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise RuntimeError(
+            f"Expected a command in the environment variable CXX, got {os.environ['CXX']!r} "
+            f"({error})"
+        ) from error
     candidates = [chosen] if chosen else [["c++"], ["g++"], ["clang++"]]
     for command in candidates:
         if shutil.which(command[0]):
@@ -198,25 +253,24 @@ def _compiler() -> list[str]:
     )
 
 
-def _target_flags(compiler: list[str]) -> list[str]:
-    """Flags for this CPU and for threads, as far as the compiler knows them."""
-    tuning = next(flags for flags in _TUNING if not flags or _compiles(compiler, flags, ""))
-    openmp = ["-fopenmp"] if _compiles(compiler, ["-fopenmp"], _OPENMP_PROBE) else []
-    macros = _run([*compiler, *tuning, "-dM", "-E", "-x", "c++", os.devnull])
-    defined = {line.split()[1] for line in macros.splitlines() if line.startswith("#define ")}
-    level = next((name for name, needs in _CAPABILITIES.items() if needs <= defined), "DEFAULT")
-    return [*tuning, *openmp, f"-DCPU_CAPABILITY={level}", f"-DCPU_CAPABILITY_{level}"]
+def _target_flags(compiler: list[str], folder: Path) -> list[str]:
+    """Return the flags for this CPU and for threads that the compiler supports."""
 
-
-def _compiles(compiler: list[str], flags: list[str], source: str) -> bool:
-    with tempfile.TemporaryDirectory(prefix="ccnn_geo-") as folder:
-        probe = Path(folder) / "probe.cpp"
+    def compiles(flags: list[str], source: str) -> bool:
+        probe = folder / "probe.cpp"
         probe.write_text(source)
         try:
             _run([*compiler, *flags, "-fPIC", "-shared", str(probe), "-o", str(probe) + ".so"])
         except RuntimeError:
             return False
-    return True
+        return True
+
+    tuning = next(flags for flags in _TUNING if not flags or compiles(flags, ""))
+    openmp = ["-fopenmp"] if compiles(["-fopenmp"], _OPENMP_PROBE) else []
+    macros = _run([*compiler, *tuning, "-dM", "-E", "-x", "c++", os.devnull])
+    defined = {line.split()[1] for line in macros.splitlines() if line.startswith("#define ")}
+    level = next((name for name, needs in _CAPABILITIES.items() if needs <= defined), "DEFAULT")
+    return [*tuning, *openmp, f"-DCPU_CAPABILITY={level}", f"-DCPU_CAPABILITY_{level}"]
 
 
 def _run(command: list[str]) -> str:
@@ -232,22 +286,25 @@ def _run(command: list[str]) -> str:
 
 
 def _install(path: Path, content: bytes) -> None:
-    """Put a file in its place all at once: whoever reads it sees all of it or none."""
+    """Write a file that others may read but not write, whatever the umask is."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         with atomic_write(path) as file:
             file.write(content)
         path.chmod(0o644)
     except OSError as error:
-        raise RuntimeError(
-            f"{path} cannot be written ({error}); the environment variable CCNN_GEO_CACHE names "
-            "another folder"
-        ) from error
+        raise _not_writable(path, error) from error
+
+
+def _not_writable(path: Path, error: OSError) -> RuntimeError:
+    return RuntimeError(
+        f"{path} cannot be written ({error}); the environment variable CCNN_GEO_CACHE names "
+        "another folder"
+    )
 
 
 @functools.cache
 def _identity() -> str:
-    """A digest of all that a build depends on."""
+    """Return a digest of everything that a build depends on."""
     digest = hashlib.sha256()
     for part in (torch.__version__, sys.platform, _cpu()):
         digest.update(f"{part}\n".encode())
@@ -258,7 +315,7 @@ def _identity() -> str:
 
 @functools.cache
 def _cpu() -> str:
-    """The name of the CPU and what it can do, as the system describes it."""
+    """Return the name and the features of the CPU, as the system describes them."""
     keys = ("model name", "flags", "features", "cpu implementer", "cpu part")
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
