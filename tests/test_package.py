@@ -61,6 +61,9 @@ MAY_IMPORT = {
     "__init__": {"nn", "ops"},
 }
 
+# The modules of `ccnn_geo.pretrained` that the layers are made of: `pretrained.model`.
+MODEL_FILES = (["card"], ["model"], ["storage"])
+
 # Only some builds of torch bring it, and it is of no use to the others.
 COME_WITH_TORCH = {"triton"}
 
@@ -112,7 +115,7 @@ def own_imports(name: str, path: Path) -> Iterator[str]:
 def part(name: str) -> str:
     """Return the part of `ccnn_geo` that a dotted name belongs to."""
     first, *rest = name.split(".")[1:] or ["__init__"]
-    return ".".join([first, *rest[:1]]) if [first, *rest[:1]] == ["pretrained", "model"] else first
+    return "pretrained.model" if first == "pretrained" and rest[:1] in MODEL_FILES else first
 
 
 def importers() -> dict[str, Path]:

@@ -79,8 +79,8 @@ def _devices() -> dict[str, str]:
 
 
 def _weights() -> dict[str, dict[str, Any]]:
-    from ccnn_geo.pretrained.model import find_pretrained, pretrained_names, read_pretrained
     from ccnn_geo.pretrained.predictor import DEFAULT_WEIGHTS
+    from ccnn_geo.pretrained.storage import find_pretrained, pretrained_names, read_pretrained
 
     weights = {}
     for name in pretrained_names():

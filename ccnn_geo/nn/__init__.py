@@ -8,7 +8,9 @@ from ccnn_geo.nn.kernels import FourierNet, GaborNet, KernelNetwork, MAGNet
 from ccnn_geo.nn.perceptrons import MLP, SIREN
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear
 from ccnn_geo.nn.window import GaussianWindow
-from ccnn_geo.pretrained.model import ModelCard, Preprocessing, PretrainedModule, pretrained_names
+from ccnn_geo.pretrained.card import ModelCard, Preprocessing
+from ccnn_geo.pretrained.model import PretrainedModule
+from ccnn_geo.pretrained.storage import pretrained_names
 
 __all__ = [
     "CCNN",

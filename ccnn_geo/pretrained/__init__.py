@@ -1,1 +1,30 @@
-"""Trained networks in files, and predictions with them."""
+"""Trained networks in files, and predictions with them, which are imported on demand."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ccnn_geo.pretrained.card import ModelCard, Preprocessing
+from ccnn_geo.pretrained.model import PretrainedModule
+from ccnn_geo.pretrained.storage import pretrained_names
+
+if TYPE_CHECKING:
+    from ccnn_geo.pretrained.predictor import Classifier, Prediction
+
+__all__ = [
+    "Classifier",
+    "ModelCard",
+    "Prediction",
+    "Preprocessing",
+    "PretrainedModule",
+    "pretrained_names",
+]
+
+# The layers below import this package too, and data sets come above them.
+_ON_DEMAND = {"Classifier", "Prediction"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the predictor when it is first used."""
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.predictor"), name)

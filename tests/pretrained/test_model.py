@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,16 @@ def model(**options) -> CCNN:
     x, pos, batch = random_clouds(20, 30, channels=3, dtype=torch.float32)
     network.train()(x, pos, batch)  # moves the running means off their start
     return network.eval()
+
+
+class Command:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
 
 
 def edit(folder: Path, **entries) -> None:
@@ -130,7 +143,7 @@ class TestRoundTrip:
 
     def test_a_custom_kernel_cannot_be_saved(self, tmp_path):
         network = CCNN(3, 2, **TINY, kernel=lambda values: FourierNet(3, 4, values))
-        with pytest.raises(ValueError, match="arguments that a file can hold, got `kernel`="):
+        with pytest.raises(ValueError, match="arguments that can be stored as JSON, got `kernel`="):
             network.save_pretrained(tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
@@ -139,7 +152,7 @@ class TestRoundTrip:
             """One that has the name of another."""
 
         network = CCNN(3, 2, **TINY, block=CCNNBlock)
-        with pytest.raises(ValueError, match="arguments that a file can hold, got `block`="):
+        with pytest.raises(ValueError, match="arguments that can be stored as JSON, got `block`="):
             network.save_pretrained(tmp_path)
 
     def test_a_folder_that_cannot_be_made_is_named(self, tmp_path):
@@ -200,6 +213,13 @@ class TestWhatDoesNotFit:
             CCNN.from_pretrained(saved)
 
     @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+    def test_a_pickled_command_is_not_executed(self, saved, name):
+        (saved / name).write_bytes(pickle.dumps(Command(saved / "executed")))
+        with pytest.raises(ValueError, match=f"{name}: expected a"):
+            CCNN.from_pretrained(saved)
+        assert not (saved / "executed").exists()
+
+    @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
     def test_one_file_missing(self, saved, name):
         other = {"model.json": "model.safetensors", "model.safetensors": "model.json"}[name]
         (saved / name).unlink()
@@ -237,9 +257,11 @@ class TestWhatDoesNotFit:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("num_points", 0, "Expected `num_points` >= 1, got 0"),
-            ("points_per_mesh", "many", "Expected `points_per_mesh` >= 1, got 'many'"),
+            ("num_points", 0, "Expected `num_points` to be an integer from 1 to 16777216, got 0"),
+            ("points_per_mesh", "many", "Expected `points_per_mesh` to be an .* got 'many'"),
+            ("points_per_mesh", 10**12, "Expected `points_per_mesh` .* got 1000000000000"),
             ("features", "pos", "Expected `features` to be a list of names, got 'pos'"),
+            ("normalize", 3, "Expected `normalize` of type str, got 3"),
         ],
     )
     def test_preprocessing_that_makes_no_sense(self, saved, name, value, message):
@@ -248,6 +270,93 @@ class TestWhatDoesNotFit:
         edit(saved, card=card)
         with pytest.raises(ValueError, match=message):
             CCNN.from_pretrained(saved)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("description", 3, "Expected `description` of type str, got 3"),
+            ("training", [], r"Expected `training` of type dict, got \[\]"),
+            ("accuracy", {"test": "high"}, "Expected a finite `accuracy` of 'test', got 'high'"),
+            ("accuracy", {"test": None}, "Expected a finite `accuracy` of 'test', got None"),
+            ("classes", "cup", "Expected `classes` to be a list of names, got 'cup'"),
+        ],
+    )
+    def test_a_card_that_makes_no_sense(self, saved, name, value, message):
+        card = json.loads((saved / "model.json").read_text())["card"]
+        edit(saved, card=card | {name: value})
+        with pytest.raises(ValueError, match=f"model.json: {message}"):
+            CCNN.from_pretrained(saved)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"hidden_channels": 10**7}, r"model.safetensors: .* instead of \[10000000"),
+            ({"num_blocks": 10**9}, "model.json: Expected .* a model that fits its weights"),
+            ({"hidden_channels": 10**40}, "model.json: "),
+            ({"hidden_channels": -5}, "model.json: "),
+            ({"hidden_channels": 0}, "model.json: |model.safetensors: "),
+            ({"omega_0": float("nan")}, "model.json: Expected a finite `omega_0`, got nan"),
+            ({"extent": [1.0, 1.0, float("inf")]}, "model.json: Expected a finite `extent`"),
+            ({"dim": "three"}, "model.json: "),
+        ],
+    )
+    def test_arguments_that_make_no_sense(self, saved, arguments, message):
+        """They are refused before memory is allocated for them."""
+        edit(
+            saved, arguments=json.loads((saved / "model.json").read_text())["arguments"] | arguments
+        )
+        with pytest.raises(ValueError, match=message):
+            CCNN.from_pretrained(saved)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("head.weight", torch.nan),
+            ("head.bias", -torch.inf),
+            ("stem_norm.running_mean", torch.nan),
+            ("stem_norm.running_var", -1.0),
+            ("stem_norm.running_var", torch.inf),
+            ("stem_norm.running_var", torch.nan),
+        ],
+    )
+    def test_values_that_no_training_gives(self, tmp_path, name, value):
+        network = model()
+        network.state_dict()[name].view(-1)[0] = value
+        network.save_pretrained(tmp_path)
+        message = f"model.safetensors: expected finite weights and variances >= 0, .* {name}$"
+        with pytest.raises(ValueError, match=message):
+            CCNN.from_pretrained(tmp_path)
+
+    def test_weights_of_another_type(self, saved):
+        tensors = load_file(saved / "model.safetensors")
+        tensors["head.bias"] = tensors["head.bias"].long()
+        save_file(tensors, saved / "model.safetensors")
+        message = "1 of another type: head.bias I64 instead of torch.float32$"
+        with pytest.raises(ValueError, match=message):
+            CCNN.from_pretrained(saved)
+
+    @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+    def test_a_pipe_instead_of_a_file(self, saved, name):
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("the system has no named pipes")
+        (saved / name).unlink()
+        os.mkfifo(saved / name)
+        other = {"model.json": "model.safetensors", "model.safetensors": "model.json"}[name]
+        with pytest.raises(ValueError, match=f"{name}: expected a regular file"):
+            CCNN.from_pretrained(saved / other)
+
+
+def test_the_package_gives_everything_that_loading_and_predicting_take():
+    code = (
+        "import ccnn_geo.pretrained as p; print([getattr(p, name).__name__ for name in p.__all__])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() == str([
+        "Classifier", "ModelCard", "Prediction", "Preprocessing", "PretrainedModule",
+        "pretrained_names",
+    ])  # fmt: skip
 
 
 class TestShipped:
