@@ -1,4 +1,4 @@
-"""Make weights that `predict` and `CCNN.from_pretrained` take of a finished training run.
+"""Export a finished training run as weights for `predict` and `CCNN.from_pretrained`.
 
 The run's best checkpoint becomes OUT_FOLDER/NAME.safetensors and OUT_FOLDER/NAME.json.
 """
@@ -6,7 +6,8 @@ The run's best checkpoint becomes OUT_FOLDER/NAME.safetensors and OUT_FOLDER/NAM
 from __future__ import annotations
 
 import argparse
-import pickle
+import functools
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ from ccnn_geo.commands.terminal import write
 from ccnn_geo.files import check_name, read_json, require_entries
 
 if TYPE_CHECKING:
-    from ccnn_geo.nn import ModelCard
+    from ccnn_geo.nn import CCNN, ModelCard
 
-HELP = "make weights of a training run"
-# What the data module makes of the points, by the number of channels.
+HELP = "export the weights of a training run"
+# Features of the data module by the number of channels.
 _FEATURES = {3: ("pos",), 6: ("normal", "pos")}
-_TOLD = ("data.", "model.", "trainer.accumulate_grad_batches")
-# Settings that say where things lie on somebody's disk, or how fast they are read.
+_KEPT = ("data.", "model.", "trainer.accumulate_grad_batches")
+# Settings of the machine, which do not affect the result.
 _PRIVATE = {
     "data.root",
     "data.cache_dir",
@@ -35,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run_folder", type=Path, metavar="RUN_FOLDER", help="folder with a results.json"
     )
-    parser.add_argument("out_folder", type=Path, metavar="OUT_FOLDER", help="made if need be")
-    parser.add_argument(
-        "--license", required=True, help="terms under which the weights may be used, as MIT"
-    )
+    parser.add_argument("out_folder", type=Path, metavar="OUT_FOLDER", help="created if necessary")
+    parser.add_argument("--license", required=True, help="licence of the weights, for example MIT")
     parser.add_argument("--name", default="model", help="name of the files (default: model)")
     parser.add_argument("--description", default="", help="a sentence about the network")
     parser.add_argument(
-        "--data-set", metavar="NAME", help="what it was trained on (default: what the run says)"
+        "--data-set",
+        metavar="NAME",
+        help="name of the training data (default: as in the report of the run)",
     )
     parser.set_defaults(run=run)
 
@@ -71,38 +72,62 @@ def export(
     description: str = "",
     data_set: str | None = None,
 ) -> Path:
-    """Make weights of a training run.
+    """Export the weights of a training run.
 
     Args:
         run_folder: Folder of a finished run, with `results.json` and `best.ckpt` (or, without a
             validation split, `last.ckpt`).
         out_folder: Folder to write to.
-        license: Terms under which the weights may be used.
-        name: Name of the files.
+        license: Licence of the weights.
+        name: Name of the files, without folder and suffix.
         description: A sentence about the network.
-        data_set: What it was trained on; what the run says by default.
+        data_set: Name of the training data; by default as in the report of the run.
 
     Returns:
         The JSON file.
 
     Raises:
-        ValueError: If the run is not finished, or of a kind that cannot be exported.
+        ValueError: If report or checkpoint are damaged or not of a classifier of point clouds, or
+            `name` has a separator.
         OSError: If the files cannot be read or written.
     """
-    from ccnn_geo.training.classifier import CCNNClassifier
-
     check_name("name", name)
     results = _read_results(run_folder)
     best, last = run_folder / "best.ckpt", run_folder / "last.ckpt"
-    checkpoint = best if best.exists() else last
+    model = _load_model(best if best.exists() else last)
     try:
-        module = CCNNClassifier.load_from_checkpoint(
-            checkpoint, map_location="cpu", weights_only=True
-        )
-    except (EOFError, KeyError, pickle.UnpicklingError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{checkpoint}: expected a CCNN's checkpoint ({error})") from error
-    card = _card(results, module.model.in_channels, license, description, data_set)
-    return module.model.save_pretrained(out_folder, card, name=name)
+        card = _card(results, model.in_channels, license, description, data_set)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{run_folder / 'results.json'}: expected the report of a finished run "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return model.save_pretrained(out_folder, card, name=name)
+
+
+def _load_model(checkpoint: Path) -> CCNN:
+    """Load the network of a checkpoint, from which nothing is executed.
+
+    Raises:
+        ValueError: If it is no checkpoint of a classifier.
+        FileNotFoundError: If it is missing.
+    """
+    import torch
+
+    from ccnn_geo.training.classifier import CCNNClassifier
+
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint}: expected the checkpoint of a run, got none")
+    load = functools.partial(CCNNClassifier.load_from_checkpoint, checkpoint, weights_only=True)
+    try:
+        # Without data first: sizes are compared before memory is allocated.
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*no-op")
+            load(map_location="meta")
+        return load(map_location="cpu").model
+    except Exception as error:  # whatever the content of the file leads to
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{checkpoint}: expected a CCNN's checkpoint ({reason})") from error
 
 
 def _read_results(run_folder: Path) -> dict[str, Any]:
@@ -125,32 +150,33 @@ def _read_results(run_folder: Path) -> dict[str, Any]:
 def _card(
     results: dict[str, Any], channels: int, license: str, description: str, data_set: str | None
 ) -> ModelCard:
-    """Describe the weights of a run by its report."""
-    from ccnn_geo.nn import ModelCard, Preprocessing
+    """Make the card of a run from its report."""
+    from ccnn_geo.nn import ModelCard
 
     settings = results["settings"]
-    return ModelCard(
-        classes=tuple(results["classes"]),
-        preprocessing=Preprocessing(
-            num_points=settings["data.num_points"],
-            features=_FEATURES[channels],
-            normalize=settings["data.normalize"],
-            points_per_mesh=settings["data.points_per_mesh"],
-        ),
-        description=description,
-        training={
-            "data_set": data_set or results["data_set"],
-            **{key: results[key] for key in ("split_sizes", "seed", "epochs", "versions")},
-            "settings": {
-                key: value
-                for key, value in settings.items()
-                if key.startswith(_TOLD) and key not in _PRIVATE
+    training = {key: results[key] for key in ("split_sizes", "seed", "epochs", "versions")}
+    training["data_set"] = data_set or results["data_set"]
+    training["settings"] = {
+        key: value
+        for key, value in settings.items()
+        if key.startswith(_KEPT) and key not in _PRIVATE
+    }
+    return ModelCard.from_json(
+        {
+            "classes": results["classes"],
+            "preprocessing": {
+                "num_points": settings["data.num_points"],
+                "features": list(_FEATURES[channels]),
+                "normalize": settings["data.normalize"],
+                "points_per_mesh": settings["data.points_per_mesh"],
             },
-        },
-        accuracy={
-            split: round(results[split]["accuracy"], 4)
-            for split in ("val", "test")
-            if results[split]
-        },
-        license=license,
+            "description": description,
+            "training": training,
+            "accuracy": {
+                split: round(results[split]["accuracy"], 4)
+                for split in ("val", "test")
+                if results[split]
+            },
+            "license": license,
+        }
     )

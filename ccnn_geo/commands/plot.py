@@ -84,7 +84,7 @@ def _kernels(options: argparse.Namespace) -> list[Path]:
     if not 0 <= options.layer < len(layers):
         raise ValueError(f"Expected `--layer` from 0 to {len(layers) - 1}, got {options.layer}")
     conv = layers[options.layer]
-    if options.output.suffix == ".html":
+    if options.output.suffix.lower() == ".html":
         title = f"Kernels of layer {options.layer} of {weights}"
         write_page(options.output, [kernel_volume(conv, channels=options.channels)], title=title)
     else:
@@ -107,7 +107,12 @@ def _run(options: argparse.Namespace) -> list[Path]:
     file = options.run_folder / "results.json"
     results = read_json(file)
     require_entries(file, results, "history", "classes", "confusion")
-    return draw_run(options.run_folder, results)
+    try:
+        return draw_run(options.run_folder, results)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file}: expected the report of a training run ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _voxels(options: argparse.Namespace) -> list[Path]:

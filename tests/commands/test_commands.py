@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from pickle import dumps
 
 import numpy as np
 import pytest
@@ -325,6 +326,16 @@ class TestInfo:
         assert any(line.startswith("  shapes ") and "14 classes" in line for line in lines)
 
 
+class Command:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """The folder of a tiny run, made by `train`."""
@@ -353,6 +364,19 @@ def trained(tmp_path_factory) -> Path:
         pytest.fail(process.stderr)
     assert "The report is" in process.stdout
     return folder / "tiny" / "seed0"
+
+
+class TestPlot:
+    @pytest.mark.parametrize(
+        ("name", "written"), [("k", "k.png"), ("k.svg", "k.svg"), ("K.HTML", "K.HTML")]
+    )
+    def test_says_what_was_written(self, weights, tmp_path, capsys, name, written):
+        for module in ("matplotlib", "plotly"):
+            pytest.importorskip(module, reason="the extra `viz` is missing")
+        arguments = [str(tmp_path / name), "--weights", weights, "--channels", "1"]
+        assert main(["plot", "kernels", *arguments]) == 0
+        assert capsys.readouterr().out == f"Wrote {tmp_path / written}\n"
+        assert (tmp_path / written).stat().st_size > 0
 
 
 class TestTrainAndExport:
@@ -413,6 +437,62 @@ class TestTrainAndExport:
         with pytest.raises(ValueError, match="best.ckpt: expected a CCNN's checkpoint"):
             export(tmp_path, tmp_path / "out", license="MIT")
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("content", [b"", b"text\nin lines", b"PK\x03\x04"])
+    def test_a_damaged_checkpoint(self, trained, tmp_path, capsys, content):
+        shutil.copy(trained / "results.json", tmp_path)
+        (tmp_path / "best.ckpt").write_bytes(content)
+        assert main(["export", str(tmp_path), str(tmp_path / "out"), "--license", "MIT"]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {tmp_path / 'best.ckpt'}: expected a CCNN's checkpoint (")
+        assert len(err.splitlines()) == 1
+
+    def test_a_missing_checkpoint(self, trained, tmp_path):
+        shutil.copy(trained / "results.json", tmp_path)
+        with pytest.raises(FileNotFoundError, match="last.ckpt: expected the checkpoint of a run"):
+            export(tmp_path, tmp_path / "out", license="MIT")
+
+    @pytest.mark.parametrize("save", [torch.save, lambda it, path: path.write_bytes(dumps(it))])
+    def test_a_pickled_command_in_a_checkpoint_is_not_executed(self, trained, tmp_path, save):
+        shutil.copy(trained / "results.json", tmp_path)
+        content = torch.load(trained / "best.ckpt", weights_only=True)
+        save(content | {"epoch": Command(tmp_path / "executed")}, tmp_path / "best.ckpt")
+        with pytest.raises(ValueError, match="best.ckpt: expected a CCNN's checkpoint"):
+            export(tmp_path, tmp_path / "out", license="MIT")
+        assert not (tmp_path / "executed").exists()
+
+    def test_a_checkpoint_of_a_far_larger_network(self, trained, tmp_path):
+        shutil.copy(trained / "results.json", tmp_path)
+        content = torch.load(trained / "best.ckpt", weights_only=True)
+        content["hyper_parameters"]["hidden_channels"] = 10**7
+        torch.save(content, tmp_path / "best.ckpt")
+        with pytest.raises(ValueError, match="best.ckpt: .*Error.* loading state_dict"):
+            export(tmp_path, tmp_path / "out", license="MIT")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"classes": 5}, {"classes": [1, 2]}, {"settings": {"data.num_points": 3}},
+            {"test": 0.5}, {"val": {"accuracy": "high"}},
+        ],
+    )  # fmt: skip
+    def test_a_report_with_other_types_cannot_be_exported(self, trained, tmp_path, changes):
+        shutil.copy(trained / "best.ckpt", tmp_path)
+        results = json.loads((trained / "results.json").read_text()) | changes
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        with pytest.raises(ValueError, match="results.json: expected the report of a finished"):
+            export(tmp_path, tmp_path / "out", license="MIT")
+
+    @pytest.mark.parametrize(
+        "changes", [{"history": 3}, {"history": [3]}, {"classes": 3}, {"confusion": "none"}]
+    )
+    def test_a_report_with_other_types_cannot_be_drawn(self, trained, tmp_path, changes, capsys):
+        pytest.importorskip("matplotlib", reason="the extra `viz` is missing")
+        results = json.loads((trained / "results.json").read_text()) | changes
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        assert main(["plot", "run", str(tmp_path)]) == 1
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {tmp_path / 'results.json'}: expected the report of a")
 
     def test_pictures_of_a_run_can_be_drawn_again(self, trained, tmp_path, capsys):
         pytest.importorskip("matplotlib", reason="the extra `viz` is missing")

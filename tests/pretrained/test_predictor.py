@@ -5,18 +5,18 @@ import pytest
 import torch
 
 from ccnn_geo import CCNN
-from ccnn_geo.datasets import Geometry
+from ccnn_geo.datasets import Geometry, read_geometry
 from ccnn_geo.nn import ModelCard, Preprocessing
 from ccnn_geo.pretrained.predictor import Classifier
 from ccnn_geo.transforms.functional import normalize_positions
-from datasets_helpers import cloud
+from datasets_helpers import cloud, open3d
 
 
-def network(classes: int = 3, num_neighbors: int = 16) -> CCNN:
+def network(classes: int = 3, num_neighbors: int = 16, in_channels: int = 3) -> CCNN:
     torch.manual_seed(0)
     return CCNN(
-        3, classes, dim=3, hidden_channels=8, num_blocks=1, kernel_channels=4, omega_0=1.0,
-        window_width=0.5, num_neighbors=num_neighbors,
+        in_channels, classes, dim=3, hidden_channels=8, num_blocks=1, kernel_channels=4,
+        omega_0=1.0, window_width=0.5, num_neighbors=num_neighbors,
     )  # fmt: skip
 
 
@@ -88,6 +88,65 @@ class TestPredict:
         torch.manual_seed(1)
         subject.importance(subject.predict(Geometry(cloud(100)[0])), patches=2, rounds=1)
         assert torch.equal(torch.rand(3), expected)
+
+
+class TestLargeCoordinates:
+    """Georeferenced coordinates in metres, a multiple of the rounding unit from the origin."""
+
+    ORIGIN = np.array([500_000.0, 5_400_000.0, 250.0])
+
+    def probabilities(self, geometry: Geometry, **options) -> dict[str, float]:
+        predicted = classifier(**options).predict(geometry)
+        return dict(zip(predicted.classes, predicted.probabilities, strict=True))
+
+    def test_a_cloud_is_classified_as_if_it_were_centred(self):
+        points = np.round(cloud(400)[0] * 2**20) / 2**20
+        expected = self.probabilities(Geometry(points))
+        assert self.probabilities(Geometry(points + self.ORIGIN)) == pytest.approx(
+            expected, abs=1e-6
+        )
+
+    def test_a_mesh_is_classified_as_if_it_were_centred(self):
+        trimesh = pytest.importorskip("trimesh", reason="the extra `mesh` is missing")
+        mesh = trimesh.creation.box((4.0, 2.0, 1.0))
+        points, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
+        expected = self.probabilities(Geometry(points, faces))
+        assert self.probabilities(Geometry(points + self.ORIGIN, faces)) == pytest.approx(
+            expected, abs=1e-6
+        )
+
+    def test_estimated_normals_are_those_of_the_centred_cloud(self):
+        open3d()
+        model = network(in_channels=6)
+        card = ModelCard(classes=("a", "b", "c"), preprocessing=recipe(features=("normal", "pos")))
+        model.card = card
+        points = np.round(cloud(400)[0] * 2**20) / 2**20
+        near, far = (
+            Classifier(model).predict(Geometry(points + origin)) for origin in (0, self.ORIGIN)
+        )
+        np.testing.assert_allclose(far.points, near.points, atol=1e-6)
+        assert far.probabilities == pytest.approx(near.probabilities, abs=1e-5)
+
+    @pytest.mark.parametrize("suffix", ["npy", "xyz", "ply", "off", "obj", "pcd"])
+    def test_files_keep_the_digits(self, tmp_path, suffix):
+        points = np.round(cloud(400)[0] * 2**10) / 2**10 + self.ORIGIN
+        path = tmp_path / f"scan.{suffix}"
+        rows = "\n".join(" ".join(map(repr, row)) for row in points.tolist())
+        headers = {
+            "xyz": "", "off": "OFF\n400 0 0\n",
+            "ply": "ply\nformat ascii 1.0\nelement vertex 400\nproperty double x\n"
+            "property double y\nproperty double z\nend_header\n",
+            "pcd": "VERSION .7\nFIELDS x y z\nSIZE 8 8 8\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 400\n"
+            "HEIGHT 1\nPOINTS 400\nDATA ascii\n",
+        }  # fmt: skip
+        if suffix == "npy":
+            np.save(path, points)
+        elif suffix == "obj":
+            path.write_text("v " + rows.replace("\n", "\nv ") + "\n")
+        else:
+            path.write_text(headers[suffix] + rows + "\n")
+        found = self.probabilities(read_geometry(path, allow_faceless=True))
+        assert found == pytest.approx(self.probabilities(Geometry(points - self.ORIGIN)), abs=1e-6)
 
 
 class _LooksUp(CCNN):
