@@ -1,4 +1,4 @@
-"""The commands of `python -m ccnn_geo`, one module each, which nothing else imports."""
+"""Commands of `python -m ccnn_geo`, one module each; no other part of the library imports them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _COMMANDS: dict[str, ModuleType] = {
     "plot": plot,
     "build": build,
 }
-_EPILOG = """Every command takes --help, and --debug, which shows where an error comes from.
+_EPILOG = """Every command accepts --help, and --debug, which shows the traceback of an error.
 
 exit codes:
-  0  all went well
-  1  something could not be done; what and why is on standard error
-  2  the command was not understood
+  0  success
+  1  an error occurred; its description is on standard error
+  2  the arguments are invalid
 """
 
 
@@ -32,13 +32,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code.
 
     Args:
-        arguments: What stands after `python -m ccnn_geo` on the command line.
+        arguments: Arguments after `python -m ccnn_geo`.
     """
     debug = "--debug" in arguments
     try:
         return _run([each for each in arguments if each != "--debug"], debug)
     except BrokenPipeError:
-        # Whoever read the output has seen enough; Python would complain again at its exit.
+        # The reader of a pipe has stopped; Python would report the error again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ HELP = "compile the native backend"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command: it has none."""
+    """Declare no arguments: the command has none."""
     parser.set_defaults(run=_run)
 
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what there is and return the exit code."""
+    """Print the report and return the exit code."""
     report = collect()
     if options.json:
         write(json.dumps(report, indent=2))
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def collect() -> dict[str, dict[str, Any]]:
-    """Return versions, backends, devices and weights, by their names."""
+    """Return versions, backends, devices and weights by name."""
     import ccnn_geo
 
     versions = {"ccnn_geo": ccnn_geo.__version__, "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""Draw pictures: PNG, SVG or PDF files, interactive HTML pages, or a window."""
+"""Draw figures: PNG, SVG or PDF files, interactive HTML pages, or a window."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OUTPUT = "file to write: .png, .svg or .pdf"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the pictures and their arguments."""
-    pictures = parser.add_subparsers(title="pictures", required=True, metavar="PICTURE")
+    """Declare the figures and their arguments."""
+    pictures = parser.add_subparsers(title="figures", required=True, metavar="FIGURE")
 
     kernels = _add(pictures, "kernels", _kernels, "the learnt kernels of one layer")
     kernels.add_argument("output", type=Path, help=f"{_OUTPUT}; or .html for a volume")
@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="NAME_OR_FOLDER", help="trained weights (default: as for `predict`)"
     )
     kernels.add_argument(
-        "--layer", type=int, default=1, help="layer, the stem being 0 (default: 1)"
+        "--layer", type=int, default=1, help="index of the layer; 0 is the stem (default: 1)"
     )
     kernels.add_argument(
-        "--channels", type=int, default=4, help="channels, the strongest ones (default: 4)"
+        "--channels", type=int, default=4, help="number of channels, strongest first (default: 4)"
     )
 
     initialization = _add(
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     training = _add(pictures, "run", _run, "learning curves and confusion matrix of a training run")
     training.add_argument(
-        "run_folder", type=Path, help="folder with a results.json; the pictures are put beside it"
+        "run_folder", type=Path, help="folder with a results.json, to which the figures are written"
     )
 
     voxels = _add(pictures, "voxels", _voxels, "a mesh or cloud as points and as voxels")
@@ -96,7 +96,7 @@ def _initialization(options: argparse.Namespace) -> list[Path]:
     from ccnn_geo.nn import CCNN
     from ccnn_geo.visualization.figures import initial_outputs, plot_initialization, save_figure
 
-    # The kernels reach the whole cloud, all of which are neighbours.
+    # Kernels as large as the cloud, with all points as neighbours.
     model = CCNN(6, 40, dim=3, num_neighbors=256, extent=2.0, window_width=0.5)
     return [save_figure(plot_initialization(initial_outputs(model, 256)), options.output)]
 

@@ -1,1 +1,1 @@
-"""Figures as PNG (`figures`) and interactive pages (`interactive`)."""
+"""Figures with matplotlib (`figures`) and interactive pages (`interactive`)."""

@@ -1,7 +1,7 @@
-"""Pictures for paper and screen: kernels, initialisation, training runs, clouds and voxels.
+"""Figures of kernels, initialisation, training runs, clouds and voxels.
 
-Each function makes a matplotlib figure, which `save_figure` writes. They need the extra `viz`, and
-no screen. Interactive pictures are in `ccnn_geo.visualization.interactive`.
+The functions return matplotlib figures, which `save_figure` writes to files. They need the extra
+`viz`, and no screen. Interactive figures are in `ccnn_geo.visualization.interactive`.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _SPLITS = {"train": "#4477aa", "val": "#ee6677"}
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure to a file of the kind that its suffix names: png, svg or pdf.
+    """Write a figure to a file in the format of its suffix: png, svg or pdf.
 
     Returns:
         The file; without a suffix, `.png` is appended.
 
     Raises:
-        ValueError: If there is no such kind of picture.
+        ValueError: If the format is not supported.
         OSError: If the file cannot be written.
     """
     path = Path(path)
@@ -64,8 +64,8 @@ def kernel_values(conv: CKConvMP, points: int = 65, *, reach: float | None = Non
 
     Args:
         conv: The convolution.
-        points: Points of the grid along each axis; an odd number has the centre among them.
-        reach: How far the grid reaches from the centre, in units of the extent; see `kernel_reach`.
+        points: Number of grid points along each axis; an odd number includes the centre.
+        reach: Half-width of the grid in units of the extent; `kernel_reach` by default.
 
     Returns:
         The values, `[C, *(points,) * D]`, with C = C_in, or C_out * C_in for a full kernel.
@@ -82,20 +82,20 @@ def kernel_values(conv: CKConvMP, points: int = 65, *, reach: float | None = Non
 
 
 def kernel_reach(conv: CKConvMP) -> float:
-    """Return how far from the centre a kernel is worth looking at, in units of its extent.
+    """Return the half-width of the relevant part of a kernel, in units of its extent.
 
-    That is where its widest window has fallen to 1 %, or the end of its support.
+    This is the distance at which its widest window falls to 1 %, or the end of its support.
     """
     return min(1.0, 3.0 * float(conv.window.log_width.detach().exp().max()) / _stretch(conv))
 
 
 def _stretch(conv: CKConvMP) -> float:
-    """Return the length of one extent in the kernel's own unit, see `KernelSupport`."""
+    """Return the length of one extent in kernel coordinates, see `KernelSupport`."""
     return 2.0 if conv.causal else 1.0
 
 
 def strongest_channels(values: np.ndarray, count: int) -> list[int]:
-    """Return the channels whose kernels, `[C, ...]`, have the largest norm, that one first."""
+    """Return the channels with the largest kernel norms, largest first, of kernels `[C, ...]`."""
     norms = np.linalg.norm(values.reshape(len(values), -1), axis=1)
     return np.argsort(-norms)[:count].tolist()
 
@@ -103,13 +103,13 @@ def strongest_channels(values: np.ndarray, count: int) -> list[int]:
 def plot_kernels(conv: CKConvMP, *, channels: int = 4, slices: int = 5) -> Figure:
     """Draw the kernel of a convolution channel by channel (Knigge et al. 2023, Fig. 12).
 
-    For D = 1 there is one picture of all channels against the offset, for D = 2 an image per
-    channel, for D = 3 a row of slices per channel, at rising offsets along the third axis.
+    For D = 1, one image shows all channels against the offset; for D = 2, there is an image per
+    channel; for D = 3, a row of slices per channel, at increasing offsets along the third axis.
 
     Args:
         conv: The convolution.
-        channels: Channels to draw for D = 2 and 3, those of the largest norm.
-        slices: Slices per channel for D = 3.
+        channels: Number of channels to draw for D = 2 and 3, those of the largest norms.
+        slices: Number of slices per channel for D = 3.
 
     Raises:
         ValueError: If the convolution has more than three dimensions.
@@ -156,19 +156,19 @@ def _plot_lines(conv: CKConvMP, values: np.ndarray) -> Figure:
 
 
 def initial_outputs(model: CCNN, num_points: int = 256, *, seed: int = 0) -> dict[str, Tensor]:
-    """Return what a fresh network gives for random points, with and without the paper's scaling.
+    """Return the outputs of an untrained network with and without the paper's kernel scaling.
 
-    Without it the kernels have unit variance, so that an output sums `num_neighbors` terms of it.
-    Normalisation would hide the difference, and is the identity here; so would the mean over a
-    cloud, and every point's output is counted.
+    Without it, the kernels have unit variance, so the variance of an output grows with the
+    `num_neighbors` terms of its sum. Batch normalisation is the identity and the readout is
+    omitted, because both would hide the difference.
 
     Args:
-        model: A network, whose settings count and whose weights are drawn anew.
-        num_points: Points of the random cloud, uniform in [-1, 1].
+        model: A network; its settings are used and its weights are drawn again in a copy.
+        num_points: Number of random points, uniform in [-1, 1].
         seed: Seed of weights and points.
 
     Returns:
-        All outputs by the name of the initialisation, flat.
+        The outputs of all points and channels by the name of the initialisation, flattened.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -204,14 +204,14 @@ def plot_initialization(outputs: Mapping[str, Tensor]) -> Figure:
 
 
 def draw_run(folder: Path, results: Mapping[str, Any]) -> list[Path]:
-    """Draw the learning curves and the confusion matrix of a run into its folder.
+    """Write figures of the learning curves and the confusion matrix of a run to its folder.
 
     Args:
-        folder: The folder of the run.
-        results: The content of its `results.json`.
+        folder: Folder of the run.
+        results: Content of its `results.json`.
 
     Returns:
-        The files. There is none of a matrix if nothing was tested.
+        The files; without a confusion matrix if the test split is empty.
 
     Raises:
         OSError: If they cannot be written.
@@ -225,7 +225,7 @@ def draw_run(folder: Path, results: Mapping[str, Any]) -> list[Path]:
 
 
 def plot_learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw loss and accuracy of every epoch, on the training and the validation split.
+    """Draw training and validation loss and accuracy against the epoch.
 
     Args:
         history: The `history` of a run's `results.json`.
@@ -247,10 +247,10 @@ def plot_learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Draw a confusion matrix, with counts where there is room for them.
+    """Draw a confusion matrix, with counts if there are at most 20 classes.
 
     Args:
-        confusion: Clouds of class i that were taken for class j, `[C, C]`.
+        confusion: Number of clouds of class i that were classified as j, `[C, C]`.
         classes: Names of the classes.
 
     Raises:
@@ -267,7 +267,7 @@ def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=axis, shrink=0.8, label="share of the class")
-    # Names are no formulas, even with dollar signs.
+    # matplotlib parses text between dollar signs as a formula.
     names = [printable(each) for each in classes]
     axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
     axis.set_yticks(range(len(names)), names, parse_math=False)
@@ -287,8 +287,8 @@ def plot_voxels(pos: Tensor, voxels: Tensor, *, resolution: int) -> Figure:
 
     Args:
         pos: Positions of the points, `[N, 3]`, in [-1, 1].
-        voxels: Middles of the occupied voxels, `[V, 3]`, in [-1, 1].
-        resolution: Voxels along each axis of the box [-1, 1].
+        voxels: Centres of the occupied voxels, `[V, 3]`, in [-1, 1].
+        resolution: Number of voxels along each axis of the box [-1, 1].
     """
     figure = _figure(8, 4)
     cloud, grid = (figure.add_subplot(1, 2, number, projection="3d") for number in (1, 2))
@@ -304,7 +304,7 @@ def plot_voxels(pos: Tensor, voxels: Tensor, *, resolution: int) -> Figure:
 
 
 def cube_faces(centers: np.ndarray, width: float) -> np.ndarray:
-    """Return the corners of the six faces of cubes around centers `[V, 3]`, `[6 V, 4, 3]`."""
+    """Return the corners of the faces, `[6 V, 4, 3]`, of cubes around centers, `[V, 3]`."""
     corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) - 0.5
     squares = [[0, 1, 3, 2], [4, 5, 7, 6], [0, 1, 5, 4], [2, 3, 7, 6], [0, 2, 6, 4], [1, 3, 7, 5]]
     return (centers[:, None, None] + width * corners[squares]).reshape(-1, 4, 3)
@@ -322,11 +322,11 @@ def _draw_cubes(axis: Any, centers: np.ndarray, width: float) -> None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """Make an empty figure of a size in inches."""
+    """Return an empty figure; width and height are in inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        message = f"Expected matplotlib for pictures: pip install 'ccnn_geo[viz]' ({error})"
+        message = f"Expected matplotlib for figures: pip install 'ccnn_geo[viz]' ({error})"
         raise ImportError(message) from error
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -1,4 +1,4 @@
-"""Interactive pictures: HTML pages by plotly, and windows by open3d where there is a screen."""
+"""Interactive figures: HTML pages with plotly, and windows with open3d."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ def cloud_figure(pos: np.ndarray, values: np.ndarray, *, title: str, unit: str) 
 
 
 def kernel_volume(conv: CKConvMP, *, channels: int = 6) -> Any:
-    """Draw the kernel of a three-dimensional convolution as a volume, one channel at a time.
+    """Draw the kernel of a three-dimensional convolution as a volume, with a button per channel.
 
     Args:
         conv: The convolution.
-        channels: Channels to choose from, those of the largest norm.
+        channels: Number of channels to choose from, those of the largest norms.
 
     Raises:
         ValueError: If the kernel is not three-dimensional.
@@ -145,11 +145,11 @@ def kernel_volume(conv: CKConvMP, *, channels: int = 6) -> Any:
 
 
 def show_voxels(pos: torch.Tensor, *, resolution: int) -> None:
-    """Show a cloud and its voxels in a window of open3d, until it is closed.
+    """Show a cloud and its voxels in a window of open3d, and wait until it is closed.
 
     Args:
         pos: Positions of the points, `[N, 3]`, in [-1, 1].
-        resolution: Voxels along each axis of the box [-1, 1].
+        resolution: Number of voxels along each axis of the box [-1, 1].
 
     Raises:
         RuntimeError: If there is no screen.
