@@ -408,6 +408,8 @@ class CKConvMP(MessagePassing):
         support = self.support()
         offsets = support.to_kernel_unit(relative_offsets(pos_j, pos_i))
         basis = support.basis(offsets, self._features)
+        # Beyond the support nothing contributes, not even NaN or infinity.
+        x_j = torch.where(support.inside(offsets).unsqueeze(-1), x_j, 0.0)
         if weight_j is not None:
             x_j = x_j * weight_j
         if self.separable:

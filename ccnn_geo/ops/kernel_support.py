@@ -127,14 +127,16 @@ class KernelSupport:
         return gaussian * self.inside(offsets, counts)
 
     def basis(self, offsets: Tensor, features: Features, counts: Tensor | None = None) -> Tensor:
-        """Return windowed features and the window, `[..., H + 1]`."""
+        """Return windowed features and the window, `[..., H + 1]`; exactly zero outside."""
+        inside = self.inside(offsets, counts).unsqueeze(-1)
+        # Outside, networks and gradients are evaluated at a harmless place: within the support,
+        # but not at the origin, where a kernel may be singular.
+        offsets = torch.where(inside, offsets, 0.3 * self.bounds[0])
         coordinates = offsets + self.shift
         hidden = (
             magnet_features(coordinates, features)
             if isinstance(features, MAGNetWeights)
             else features(coordinates)
         )
-        window = self.window(offsets, counts).unsqueeze(-1)
-        # Infinite features outside the support must not turn its zeros into NaN.
-        hidden = torch.where(window == 0, torch.zeros_like(hidden), hidden)
-        return torch.cat([window * hidden, window], -1)
+        window = self.window(offsets).unsqueeze(-1) * inside
+        return torch.cat([window * torch.where(inside, hidden, 0.0), window], -1)

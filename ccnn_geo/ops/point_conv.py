@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -12,9 +10,12 @@ from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
 from ccnn_geo.ops.point_backends import autograd, reference
+from ccnn_geo.ops.point_backends.checks import check_indices, check_point_conv
 from ccnn_geo.ops.point_backends.operands import MagnetConv, PointConv
 from ccnn_geo.ops.point_backends.operator import magnet_conv
 from ccnn_geo.ops.point_backends.registry import choose_backend, is_deterministic
+
+_FUSED_TYPES = (torch.float32, torch.float64)
 
 
 def point_conv(
@@ -36,9 +37,11 @@ def point_conv(
 
     Gradients can be differentiated again. Forward-mode differentiation runs on the reference.
 
-    Positions and weights must be finite, which is checked on the CPU alone. NaN and infinity in
-    features reach the targets of edges inside the support of the kernel, and no others; the same
-    holds for NaN in positions on other devices. Empty slots of a neighbourhood contribute nothing.
+    Positions and weights must be finite, which is checked on the CPU only and not in compiled code.
+    NaN and infinity in features reach the targets of edges inside the support of the kernel, and no
+    others. Where positions are not checked, an offset that is NaN counts as inside the support, an
+    infinite one as outside. Empty slots of a neighbourhood contribute nothing. All backends agree
+    in this.
 
     Args:
         x: Features of the sources, `[S, C]`.
@@ -61,24 +64,25 @@ def point_conv(
         basis, :math:`\tfrac1T \sum_{ij} f f^T`, `[H + 1, H + 1]` (None unless asked for).
 
     Raises:
-        TypeError: If an operand is not a floating-point tensor, or positions are in 16 bits.
-        ValueError: If shapes or devices do not fit one another, (on the CPU) positions or weights
-            are not finite, or there is no such backend.
-        IndexError: If a neighbourhood names a missing point (on the CPU).
+        TypeError: If an operand is not a dense floating-point tensor, positions are in 16 bits, or
+            network, readout and support are not of one type.
+        ValueError: If shapes or devices do not fit one another, tensors hold no data, (on the CPU)
+            positions or weights are not finite, or there is no such backend.
+        IndexError: If a neighbourhood names a missing point or slot (on the CPU).
         RuntimeError: If the requested backend cannot run here.
     """
+    if isinstance(pos, tuple) and len(pos) != 2:
+        raise ValueError(f"Expected `pos` to be a tensor or a pair, got {len(pos)} tensors")
     source, target = pos if isinstance(pos, tuple) else (pos, pos)
-    _check(x, source, target, neighbors, readout, support, weight)
+    check_point_conv(x, (source, target), neighbors, features, readout, support, weight)
     name = choose_backend(backend, x.device, readout.dtype)
     if weight is not None:
         x = x * weight.to(x.dtype).unsqueeze(-1)
     input_dtype = x.dtype
     with torch.autocast(x.device.type, enabled=False):
         shared = target is source
-        # A common origin changes no offset, and keeps the angles of distant points small.
-        origin = (target if len(target) else source)[:1].detach().double().nan_to_num()
-        source = support.scaled(source.double() - origin)
-        target = source if shared else support.scaled(target.double() - origin)
+        source = support.scaled(source)
+        target = source if shared else support.scaled(target)
         call = PointConv(
             x.to(readout.dtype), source, target, neighbors, features, readout, support, with_moment
         )
@@ -90,18 +94,30 @@ def point_conv(
 
 
 def _evaluate(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
-    if call.neighbors.num_slots == 0 or call.neighbors.num_sources == 0:
-        width, outputs = call.readout.size(-1), call.readout.size(0)
-        nothing = 0.0 * (call.readout.sum() + call.x.sum())
-        moment = nothing + call.x.new_zeros((width, width) if call.with_moment else (0,))
-        return nothing + call.x.new_zeros(len(call.target), outputs), moment
-    if backend == "reference":
-        return reference.convolve(call)
-    if isinstance(call.features, MAGNetWeights) and not (
-        backend == "torch" and autograd.suits_magnet(call)
+    neighbors, features = call.neighbors, call.features
+    if (
+        backend != "reference"
+        and isinstance(features, MAGNetWeights)
+        and call.readout.dtype in _FUSED_TYPES
+        and not (backend == "torch" and autograd.suits_magnet(call))
+        and neighbors.num_slots > 0
+        and neighbors.num_sources > 0
     ):
-        return _fused(call, call.features, backend)
-    return autograd.convolve(call)
+        return _fused(call, features, backend)
+    check_indices(neighbors.index, neighbors.pointer, neighbors.num_sources)
+    if neighbors.num_slots == 0 or neighbors.num_sources == 0:
+        return _without_edges(call)
+    return reference.convolve(call) if backend == "reference" else autograd.convolve(call)
+
+
+def _without_edges(call: PointConv) -> tuple[Tensor, Tensor]:
+    """Return zeros with gradients of zero, whatever the values of the operands are."""
+    network = call.features if isinstance(call.features, MAGNetWeights) else ()
+    operands = call.x, call.readout, call.source, call.target, call.support.inverse_sigma, *network
+    zero = torch.cat([part.flatten()[:0].to(call.x.dtype) for part in operands]).sum()
+    width, outputs = call.readout.size(-1), call.readout.size(0)
+    moment = zero.expand((width, width) if call.with_moment else (0,))
+    return zero.expand(len(call.target), outputs), moment
 
 
 def _fused(call: PointConv, network: MAGNetWeights, backend: str) -> tuple[Tensor, Tensor]:
@@ -140,53 +156,3 @@ def _has_tangents(*operands: Tensor | Features) -> bool:
             if isinstance(part, Tensor) and forward_ad.unpack_dual(part).tangent is not None:
                 return True
     return False
-
-
-def _check(
-    x: Tensor,
-    source: Tensor,
-    target: Tensor,
-    neighbors: Neighborhood,
-    readout: Tensor,
-    support: KernelSupport,
-    weight: Tensor | None,
-) -> None:
-    operands = {"x": x, "source positions": source, "target positions": target, "readout": readout}
-    if weight is not None:
-        operands["weight"] = weight
-    for name, value in operands.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"Expected {name} to be a floating-point tensor, got {got}")
-        if value.device != x.device:
-            raise ValueError(f"Expected {name} on {x.device} like `x`, got {value.device}")
-    for name, pos in (("source", source), ("target", target)):
-        if pos.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"Expected {name} positions in float32 or float64, got {pos.dtype}")
-    if x.dim() != 2 or x.size(0) != neighbors.num_sources:
-        raise ValueError(f"Expected `x` of shape [{neighbors.num_sources}, C], got {list(x.shape)}")
-    if readout.dim() not in (2, 3):
-        raise ValueError(
-            f"Expected `readout` of shape [C, H + 1] or [O, C, H + 1], got {list(readout.shape)}"
-        )
-    channels, dim = readout.size(-2), support.bounds.size(1)
-    if x.size(1) != channels:
-        raise ValueError(f"Expected `x` with {channels} channels, got {x.size(1)}")
-    for name, pos, count in (
-        ("source", source, neighbors.num_sources),
-        ("target", target, neighbors.num_targets),
-    ):
-        if pos.shape != (count, dim):
-            raise ValueError(
-                f"Expected {name} positions of shape [{count}, {dim}], got {list(pos.shape)}"
-            )
-    if weight is not None and weight.shape != (x.size(0),):
-        raise ValueError(f"Expected `weight` of shape [{x.size(0)}], got {list(weight.shape)}")
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    for name, value in operands.items():
-        if name in ("x", "readout"):
-            continue
-        # The sum is ten times as fast; it may overflow where all values are finite.
-        if not math.isfinite(float(value.detach().sum())) and not bool(value.isfinite().all()):
-            raise ValueError(f"Expected finite {name}, got NaN or infinity")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ccnn_geo.ops.magnet import MAGNetWeights, magnet_features
 from ccnn_geo.ops.point_backends import native
-from ccnn_geo.ops.point_backends import torch as tiled
+from ccnn_geo.ops.point_backends import torch as torch_backend
 from ccnn_geo.ops.point_backends.native import builds
 from ccnn_geo.ops.point_backends.operator import MagnetConv
 from ccnn_geo.ops.point_backends.registry import choose_backend
@@ -238,7 +238,7 @@ def test_values_and_gradients_are_those_of_the_definition_and_of_the_torch_backe
     call = change(random_call(**sizes), lambda part: part.to(dtype))
     actual = evaluate(native, call)
     assert_close(actual, differentiate_plainly(call), dtype)
-    assert_close(actual, evaluate(tiled, change(call, torch.Tensor.double)), dtype)
+    assert_close(actual, evaluate(torch_backend, change(call, torch.Tensor.double)), dtype)
 
 
 @pytest.mark.parametrize("needs_x", [False, True])

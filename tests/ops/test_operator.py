@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ccnn_geo.ops.magnet import MAGNetWeights
+from ccnn_geo.ops.point_backends import reference
 from ccnn_geo.ops.point_backends.operands import MagnetConv
 from ccnn_geo.ops.point_backends.operator import _magnet_conv_backward, magnet_conv
 from ccnn_geo.ops.point_backends.registry import backends
@@ -12,7 +13,7 @@ SOURCES, TARGETS, DIM, CHANNELS, LAYERS, WIDTH, DEGREE = 6, 4, 3, 5, 3, 2, 7
 CPU_BACKENDS = ["torch", "native"]
 
 
-def make_call(ragged=False, dtype=torch.float32):
+def make_call(ragged=False, dtype=torch.float32, degree=DEGREE):
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -22,11 +23,11 @@ def make_call(ragged=False, dtype=torch.float32):
         normal(LAYERS, WIDTH, DIM), normal(LAYERS, WIDTH, DIM), normal(LAYERS, WIDTH, DIM),
         normal(LAYERS, WIDTH), normal(LAYERS - 1, WIDTH, WIDTH), normal(LAYERS - 1, WIDTH),
     )  # fmt: skip
-    slots = TARGETS * DEGREE
+    slots = TARGETS * degree
     return MagnetConv(
         normal(SOURCES, CHANNELS), normal(SOURCES, DIM).double(), normal(TARGETS, DIM).double(),
         torch.randint(SOURCES, (slots,), generator=generator),
-        torch.arange(0, slots + 1, DEGREE) if ragged else None, 0 if ragged else DEGREE,
+        torch.arange(0, slots + 1, degree) if ragged else None, 0 if ragged else degree,
         None, None, torch.tensor([[-9.0] * DIM, [9.0] * DIM], dtype=dtype),
         torch.ones(DIM, dtype=dtype), network, normal(CHANNELS, WIDTH + 1),
     )  # fmt: skip
@@ -45,6 +46,7 @@ def wrong_calls():
         yield f"{name} flat", call._replace(**{name: value.flatten()[:2]}), (ValueError,)
         yield f"{name} of integers", call._replace(**{name: value.long()}), (TypeError,)
         yield f"{name} half", call._replace(**{name: value.half()}), (TypeError,)
+        yield f"{name} sparse", call._replace(**{name: value.to_sparse()}), (TypeError,)
     yield "x rows", call._replace(x=call.x[:-1]), (ValueError, IndexError)
     yield "positions in the wrong type", call._replace(source=call.source.float()), (TypeError,)
     for name, value in call.network._asdict().items():
@@ -118,3 +120,54 @@ def test_gradients_that_are_not_contiguous_are_read_right(backend):
     packed = _magnet_conv_backward(grad.contiguous(), *arguments)
     for one, other in zip(strided, packed, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def parts(call):
+    """The names of all operands that are tensors, with those of the network."""
+    named = {**call._asdict(), **call.network._asdict()}
+    return {name: part for name, part in named.items() if isinstance(part, torch.Tensor)}
+
+
+def replaced(call, name, value):
+    if name in call.network._fields:
+        return with_network(call, **{name: value})
+    return call._replace(**{name: value})
+
+
+@pytest.mark.parametrize("name", [*parts(make_call(ragged=True))])
+def test_operands_without_data_are_an_error(backend, name):
+    call = make_call(ragged=True)
+    call = replaced(call, name, parts(call)[name].to("meta"))
+    with pytest.raises(ValueError, match="Expected `.*` on (cpu|meta) like `x`, got (cpu|meta)"):
+        magnet_conv(call, with_moment=True, backend=backend)
+    with pytest.raises(ValueError, match="Expected `.*` on (cpu|meta) like `x`, got (cpu|meta)"):
+        grad = torch.zeros(TARGETS, CHANNELS, device=call.x.device)
+        _magnet_conv_backward(grad, None, *call.flat(), True, True, backend)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e308])
+@pytest.mark.parametrize("points", ["source", "target"])
+@pytest.mark.parametrize("full", [False, True])
+def test_positions_that_are_not_finite_reach_the_same_results_in_every_backend(
+    backend, value, points, full
+):
+    # 25 slots per source: enough for the tables of sines that plain PyTorch keeps of points.
+    call = make_call(degree=25)
+    getattr(call, points)[1] = value
+    call = call._replace(readout=None if full else call.readout)
+
+    def results(compute, operands):
+        leaves = [operands.x, operands.source, operands.target]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        output, _ = compute(operands)
+        return [output.detach(), *torch.autograd.grad(output.sum(), leaves)]
+
+    actual = results(lambda c: magnet_conv(c, with_moment=True, backend=backend), call)
+    expected = results(lambda c: reference.evaluate(c, True), call)
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.equal(one.isfinite(), other.isfinite())
+        limit = 1e-5 * float(other.nan_to_num(0.0).abs().max())
+        torch.testing.assert_close(one, other, atol=limit, rtol=0, equal_nan=True)
+    everywhere_finite = all(bool(other.isfinite().all()) for other in expected)
+    assert everywhere_finite == (value == value)

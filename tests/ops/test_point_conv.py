@@ -15,8 +15,8 @@ import ccnn_geo
 from ccnn_geo import CKConvMP, use_backend
 from ccnn_geo.nn import MLP, SIREN, FourierNet, GaborNet, KernelNetwork, MAGNet, Points
 from ccnn_geo.ops import KernelSupport, MAGNetWeights, Neighborhood, nearest_neighbors, point_conv
-from ccnn_geo.ops.point_backends import autograd as recorded
-from ccnn_geo.ops.point_backends import torch as tiled
+from ccnn_geo.ops.point_backends import autograd
+from ccnn_geo.ops.point_backends import torch as torch_backend
 from ccnn_geo.ops.point_backends.operator import magnet_conv
 from ccnn_geo.ops.point_backends.tiling import tiles
 from clouds_helpers import random_clouds
@@ -25,16 +25,16 @@ WIDTH = 5  # from here on, the leaves of `make_call` are the window's width and 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 # Of gradients, which are sums over all edges in which much cancels.
 GRADIENT_TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-5}
-FUSED = [name for name, state in ccnn_geo.backends().items() if state == "available"]
-EVALUATIONS = [*FUSED, "recorded"]
+BACKENDS = [name for name, state in ccnn_geo.backends().items() if state == "available"]
+EVALUATIONS = [*BACKENDS, "autograd"]
 
 
 @contextmanager
 def backend_for(evaluation):
-    """The backend of an evaluation; plain PyTorch works in tiles, or `"recorded"` by autograd."""
+    """The backend of an evaluation: `"autograd"` is plain PyTorch without tiles."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorded, "MAX_MAGNET_ELEMENTS", 2**40 if evaluation == "recorded" else -1)
-        yield "torch" if evaluation == "recorded" else evaluation
+        patch.setattr(autograd, "MAX_MAGNET_ELEMENTS", 2**40 if evaluation == "autograd" else -1)
+        yield "torch" if evaluation == "autograd" else evaluation
 
 
 def double_loop(x, pos, edge_index, kernel, readout, support, num_targets, weight=None):
@@ -230,7 +230,7 @@ def test_fused_backends_agree_with_the_reference(
 def test_the_torch_backend_gives_the_same_by_its_other_ways(constant, monkeypatch):
     evaluate, _, leaves = make_call(3, [40] * 6, 4, 5, 3)
     usual = evaluate("torch")
-    monkeypatch.setattr(tiled.network, constant, 0)
+    monkeypatch.setattr(torch_backend.network, constant, 0)
     other = evaluate("torch")
     for one, two in zip(
         [*usual, *gradients(usual, leaves)], [*other, *gradients(other, leaves)], strict=True
@@ -262,7 +262,7 @@ def test_empty_slots_of_a_table_count_for_nothing(evaluation):
 
 def test_few_edges_are_kept_and_can_be_differentiated_twice():
     evaluate, _, leaves = make_call(2, [3] * 3, 2, 3, 2)
-    output, _ = evaluate("recorded")
+    output, _ = evaluate("autograd")
     (first,) = torch.autograd.grad(output.square().sum(), leaves[:1], create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), leaves[:1])
     reference, _ = evaluate("reference")
@@ -341,7 +341,22 @@ def test_gradients_can_be_differentiated_again(evaluation, full):
         assert bool(one.isfinite().all())
 
 
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_gradients_that_keep_their_graph_equal_those_that_do_not(evaluation):
+    # Sources and targets are one tensor, and the second layer's features depend on all operands.
+    x, pos, _ = random_clouds(12, dim=2, channels=3)
+    conv = CKConvMP(3, 3, dim=2, num_neighbors=4, omega_0=1.0, window_width=0.5).double()
+    neighbors = nearest_neighbors(pos, 4)
+    leaves = [x.requires_grad_(), pos.requires_grad_(), *conv.parameters()]
+    with backend_for(evaluation) as backend, use_backend(backend):
+        loss = conv(conv(x, pos, neighbors), pos, neighbors).square().sum()
+        kept = torch.autograd.grad(loss, leaves, create_graph=True)
+        plain = torch.autograd.grad(loss, leaves)
+    for one, other in zip(kept, plain, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_forward_mode_differentiation_gives_the_directional_derivative(backend):
     x, pos, _ = random_clouds(9, dim=2, channels=3)
     conv = CKConvMP(3, 4, dim=2, num_neighbors=4, omega_0=1.0, window_width=0.5).double()
@@ -359,7 +374,7 @@ FAR = [1e3, 5e5, 4e6]
 
 
 @pytest.mark.parametrize("far", FAR)
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("scale", [1.0, 20.0])
 def test_a_layer_of_single_precision_takes_coordinates_far_from_the_origin(backend, far, scale):
     conv = CKConvMP(3, 4, dim=3, num_neighbors=8, extent=scale, omega_0=50.0)
@@ -380,7 +395,7 @@ def test_a_layer_of_single_precision_takes_coordinates_far_from_the_origin(backe
         torch.testing.assert_close(one, other, atol=limit, rtol=0)
 
 
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_positions_of_single_precision_count_with_all_their_digits(backend):
     conv = CKConvMP(3, 4, dim=3, num_neighbors=8, extent=0.7, omega_0=50.0)
     x, pos, _ = random_clouds(40, dim=3, channels=3, dtype=torch.float32)
@@ -391,6 +406,40 @@ def test_positions_of_single_precision_count_with_all_their_digits(backend):
     expected = copy.deepcopy(conv).double()(x.double(), pos.double(), neighbors).float()
     limit = 1e-5 * float(expected.detach().abs().max())
     torch.testing.assert_close(actual, expected, atol=limit, rtol=0)
+
+
+@pytest.mark.parametrize("far", [1e5, 1e12, 1e300, 1e308])
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_a_point_far_from_all_others_leaves_them_as_they_are(evaluation, far):
+    x, pos, _ = random_clouds(30, dim=2, channels=3)
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=4, extent=0.5, omega_0=10.0)
+    table = torch.stack([torch.roll(torch.arange(30), step) for step in range(1, 9)], 1)
+    results = []
+    for place in (far, 10.0):  # beyond the support both times
+        moved = pos.clone()
+        moved[0] = place
+        moved.requires_grad_()
+        with backend_for(evaluation) as backend, use_backend(backend):
+            output = conv(x.float(), moved, Neighborhood.from_table(table))
+            output.square().sum().backward()
+        results.append((output.detach(), moved.grad))
+    for one, other in zip(*results, strict=True):
+        limit = 1e-5 * float(other.abs().max())
+        torch.testing.assert_close(one, other, atol=limit, rtol=0)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e308])
+def test_without_edges_the_output_is_zero_whatever_the_features(evaluation, value):
+    evaluate, _, leaves = make_call(2, [0] * 3, 2, 3, 2)
+    with torch.no_grad():
+        leaves[0].fill_(value)
+        leaves[3].fill_(1.0)
+    output, moment = evaluate(evaluation)
+    assert float(output.detach().abs().max()) == float(moment.detach().abs().max()) == 0.0
+    del leaves[3]  # the weights, whose gradients are products with the features
+    for grad in torch.autograd.grad(output.sum() + moment.sum(), leaves, allow_unused=True):
+        assert grad is not None and not bool(grad.any())
 
 
 def table_with_empty_slots():
@@ -427,6 +476,17 @@ def test_features_beyond_the_support_contribute_nothing_even_if_not_finite(evalu
 
 
 @pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_nan_inside_the_support_spreads_even_where_the_window_has_decayed(evaluation):
+    x, pos = torch.ones(2, 3), torch.tensor([[0.0, 0.0], [0.9, 0.9]])
+    x[1] = torch.nan
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=1, window_width=0.05)
+    neighbors = Neighborhood.from_table(torch.tensor([[1], [0]]))
+    with backend_for(evaluation) as backend, use_backend(backend):
+        hidden, _ = conv.convolve_points(x, Points.of(pos, neighbors), with_norm=False)
+    assert hidden.isfinite().all(1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
 @pytest.mark.parametrize("broken", ["pos", "weight"])
 def test_positions_and_weights_that_are_not_finite_are_refused(evaluation, broken):
     x, pos, neighbors = table_with_empty_slots()
@@ -440,10 +500,12 @@ def test_positions_and_weights_that_are_not_finite_are_refused(evaluation, broke
 
 
 class Singular(KernelNetwork):
-    """A kernel network that is singular at offset zero."""
+    """A kernel network that is singular at a place, offset zero unless given."""
+
+    place = 0.0
 
     def features(self, coordinates):
-        distance = coordinates.square().sum(-1, keepdim=True).sqrt()
+        distance = (coordinates - self.place).square().sum(-1, keepdim=True).sqrt()
         return (1 / distance).expand(*coordinates.shape[:-1], self.hidden_channels)
 
 
@@ -456,6 +518,19 @@ def test_a_kernel_that_is_singular_at_an_empty_slot_stays_finite(backend):
     table[0] = torch.tensor([-1, 2, 1])  # source 0 stands in for an empty slot of target 0
     with use_backend(backend):
         output = conv(x, pos, Neighborhood.from_table(table))
+        output.sum().backward()
+    assert bool(output.isfinite().all()) and bool(pos.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+def test_a_kernel_that_is_singular_beyond_its_support_stays_finite(backend):
+    x, pos, _ = random_clouds(4, dim=2, channels=3)
+    conv = CKConvMP(3, 4, dim=2, kernel=Singular(2, 3, 3), window_width=0.5).double()
+    conv.kernel.place = 50.0
+    pos[0] = pos[1] + 50.0
+    pos.requires_grad_()
+    with use_backend(backend):
+        output = conv(x, pos, Neighborhood.from_table(torch.tensor([[1, 2], [0, 2]] * 2)))
         output.sum().backward()
     assert bool(output.isfinite().all()) and bool(pos.grad.isfinite().all())
 
@@ -506,7 +581,7 @@ def test_the_fused_operator_passes_torchs_own_checks(layout):
     torch.library.opcheck(operator, tuple(layout(a) for a in captured_arguments()))
 
 
-@pytest.mark.parametrize("backend", [name for name in FUSED if name != "reference"])
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
 def test_operands_may_lie_in_memory_as_they_like(backend):
     operator = ccnn_geo.ops.point_backends.operator._magnet_conv
     plain, results = captured_arguments()[:-1], []
@@ -607,3 +682,136 @@ def test_shapes_that_do_not_fit_are_named(x, pos, match):
             x, pos, neighbors, kernel.magnet_weights(), torch.rand(2, 5),
             KernelSupport(torch.zeros(1), 3),
         )  # fmt: skip
+
+
+def arguments():
+    """Arguments of a small convolution, in single precision."""
+    x, pos, _ = random_clouds(6, dim=2, channels=3, dtype=torch.float32)
+    network = MAGNet(2, 4, 3, num_layers=2).magnet_weights()
+    return {
+        "x": x,
+        "pos": pos,
+        "neighbors": nearest_neighbors(pos, 3),
+        "features": MAGNetWeights(*(part.detach() for part in network)),
+        "readout": torch.randn(3, 5),
+        "support": KernelSupport(torch.zeros(1), 2),
+    }
+
+
+SHAPES = {
+    "short": lambda part: part[..., :-1],
+    "few": lambda part: part[:-1],
+    "none": lambda part: part[:0],
+    "one number": lambda part: part.sum(),
+    "one more axis": lambda part: part[None, None],
+    "without data": lambda part: part.to("meta"),
+}
+TYPES = {
+    "integers": torch.Tensor.long,
+    "complex": lambda part: part.to(torch.complex64),
+    "sparse": torch.Tensor.to_sparse,
+    "an array": lambda part: part.numpy(),
+    "a list": torch.Tensor.tolist,
+    "nothing": lambda part: None,
+}
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize("how", [*SHAPES, *TYPES])
+@pytest.mark.parametrize("name", ["x", "pos", "readout", *MAGNetWeights._fields])
+def test_arguments_of_a_wrong_shape_or_type_are_an_error_in_every_backend(evaluation, name, how):
+    given = arguments()
+    change = SHAPES.get(how) or TYPES[how]
+    if name in given:
+        given[name] = change(given[name])
+    else:
+        part = change(getattr(given["features"], name))
+        given["features"] = given["features"]._replace(**{name: part})
+    error = TypeError if how in TYPES else ValueError
+    with backend_for(evaluation) as backend, pytest.raises(error, match="Expected .*got"):
+        point_conv(**given, backend=backend)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_a_network_in_another_precision_than_its_readout_is_an_error(evaluation):
+    for name in ("features", "readout", "support"):
+        given = arguments()
+        given[name] = {
+            "features": MAGNetWeights(*(part.double() for part in given["features"])),
+            "readout": given["readout"].double(),
+            "support": KernelSupport(torch.zeros(1, dtype=torch.float64), 2),
+        }[name]
+        with backend_for(evaluation) as backend:
+            with pytest.raises(TypeError, match="like readout, got torch.float"):
+                point_conv(**given, backend=backend)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index, pointer: (index + 6, pointer),
+        lambda index, pointer: (index - 9, pointer),
+        lambda index, pointer: (torch.full_like(index, 2**40), None),
+        lambda index, pointer: (torch.full_like(index, -(2**62)), None),
+        lambda index, pointer: (index, pointer.flip(0)),
+        lambda index, pointer: (index, pointer + 1),
+        lambda index, pointer: (index, pointer * 2**58),
+    ],
+)
+def test_neighbours_that_do_not_exist_are_an_error_in_every_backend(evaluation, change):
+    given = arguments()
+    index, pointer = change(given["neighbors"].index, torch.arange(0, 19, 3))
+    degree = 3 if pointer is None else 0
+    given["neighbors"] = Neighborhood(index, 6, 6, degree, pointer)
+    with backend_for(evaluation) as backend, pytest.raises(IndexError, match="Expected"):
+        point_conv(**given, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_slots_that_name_a_source_where_there_is_none_are_an_error(backend):
+    given = arguments()
+    given["pos"] = given["pos"][:0], given["pos"]
+    given["x"], given["neighbors"] = given["x"][:0], Neighborhood(torch.zeros(18).long(), 0, 6, 3)
+    with pytest.raises(IndexError, match="Expected every entry of `index` in"):
+        point_conv(**given, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize(
+    ("features", "error", "match"),
+    [
+        (lambda c: c, ValueError, r"`features` to return \[18, 4\], got \[18, 2\]"),
+        (
+            lambda c: c.double().repeat(1, 2),
+            TypeError,
+            "to return torch.float32, got torch.float64",
+        ),
+        ("gabor", TypeError, "to be MAGNetWeights or a function, got a str"),
+    ],
+)
+def test_a_function_that_gives_wrong_features_is_an_error(backend, features, error, match):
+    with pytest.raises(error, match=match):
+        point_conv(**{**arguments(), "features": features}, backend=backend)
+
+
+def test_other_containers_than_a_neighborhood_or_a_pair_are_an_error():
+    given = arguments()
+    edges = given["neighbors"].edge_index
+    with pytest.raises(TypeError, match="`neighbors` to be a Neighborhood, got a tensor"):
+        point_conv(**{**given, "neighbors": edges})
+    with pytest.raises(ValueError, match="a tensor or a pair, got 3 tensors"):
+        point_conv(**{**given, "pos": (given["pos"],) * 3})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("evaluation", ["torch", "autograd"])
+def test_a_layer_in_16_bits_works_for_few_and_many_edges(evaluation, dtype):
+    x, pos, _ = random_clouds(40, dim=2, channels=3, dtype=torch.float32)
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=8, omega_0=1.0, window_width=0.5)
+    neighbors = nearest_neighbors(pos, 8)
+    expected = conv(x, pos, neighbors)
+    with backend_for(evaluation) as backend, use_backend(backend):
+        actual = conv.to(dtype)(x.to(dtype), pos, neighbors)
+    limit = 0.05 * float(expected.detach().abs().max())
+    torch.testing.assert_close(actual.float(), expected, atol=limit, rtol=0)

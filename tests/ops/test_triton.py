@@ -11,15 +11,16 @@ import torch
 from ccnn_geo import CKConvMP, knn_graph, use_backend
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
-from ccnn_geo.ops.point_backends import torch as tiled
-from ccnn_geo.ops.point_backends import triton as fused
+from ccnn_geo.ops.point_backends import reference
+from ccnn_geo.ops.point_backends import torch as torch_backend
+from ccnn_geo.ops.point_backends import triton as triton_backend
 from ccnn_geo.ops.point_backends.operands import MagnetConv, MagnetConvGradients
 from ccnn_geo.ops.point_backends.operator import magnet_conv
 from ccnn_geo.ops.point_backends.triton.tiles import aggregate_tiles, channel_chunks, padded_width
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
-MISSING = fused.unavailable(torch.device(DEVICE), torch.float32)
+MISSING = triton_backend.unavailable(torch.device(DEVICE), torch.float32)
 needs_kernels = pytest.mark.skipif(MISSING is not None, reason=f"cannot run Triton: {MISSING}")
 needs_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="there is no CUDA device")
 
@@ -131,9 +132,11 @@ def assert_close(actual, expected, tolerance):
 
 
 def assert_agrees(call, precision="tf32x3", **options):
-    expected = evaluate(tiled, converted(call, device="cpu", dtype=torch.float64), **options)
+    expected = evaluate(
+        torch_backend, converted(call, device="cpu", dtype=torch.float64), **options
+    )
     with use_backend(precision=precision):
-        assert_close(evaluate(fused, call, **options), expected, TOLERANCES[precision])
+        assert_close(evaluate(triton_backend, call, **options), expected, TOLERANCES[precision])
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter's own process")
@@ -202,7 +205,7 @@ def test_what_is_not_asked_for_is_not_computed(options):
 @needs_kernels
 def test_results_over_transposed_lists_repeat_bit_by_bit():
     call = make_call(depth=1, degrees=(5, 17))
-    first, second = evaluate(fused, call), evaluate(fused, call)
+    first, second = evaluate(triton_backend, call), evaluate(triton_backend, call)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
@@ -220,13 +223,13 @@ def test_results_over_transposed_lists_repeat_bit_by_bit():
 def test_lists_are_transposed_where_sums_over_sources_must_repeat(
     leaf, options, expected, monkeypatch
 ):
-    differentiate, transposed = fused.backward, []
+    differentiate, transposed = triton_backend.backward, []
 
     def spy(call, *rest):
         transposed.append(call.reverse_pointer is not None)
         return differentiate(call, *rest)
 
-    monkeypatch.setattr(fused, "backward", spy)
+    monkeypatch.setattr(triton_backend, "backward", spy)
     conv = CKConvMP(3, 2, dim=2, kernel_channels=4).to(DEVICE)
     inputs = {"x": torch.rand(5, 3, device=DEVICE), "pos": torch.rand(5, 2, device=DEVICE)}
     if leaf:
@@ -239,25 +242,53 @@ def test_lists_are_transposed_where_sums_over_sources_must_repeat(
 @needs_kernels
 def test_what_lies_outside_the_bounds_counts_for_nothing():
     call = make_call(depth=2, bound=0.0)
-    for name, value in evaluate(fused, call).items():
+    for name, value in evaluate(triton_backend, call).items():
         assert value.count_nonzero() == 0, name
 
 
 @needs_kernels
-def test_sines_of_thousands_of_radians_are_as_exact_as_float32_allows(monkeypatch):
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("points", ["source", "target"])
+def test_positions_that_are_not_finite_reach_the_same_results_as_in_the_reference(value, points):
+    call = make_call(depth=2, degrees=(6, 5, 7))
+    getattr(call, points)[0] = value
+
+    def results(compute, operands):
+        leaves = [operands.x, operands.source, operands.target]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        output, _ = compute(operands)
+        return [output.detach(), *torch.autograd.grad(output.sum(), leaves)]
+
+    actual = results(lambda c: magnet_conv(c, with_moment=True, backend="triton"), call)
+    expected = results(lambda c: reference.evaluate(c, True), converted(call, device="cpu"))
+    for one, other in zip(actual, expected, strict=True):
+        limit = 1e-4 * float(other.nan_to_num(0.0).abs().max())
+        torch.testing.assert_close(one.cpu(), other, atol=limit, rtol=0, equal_nan=True)
+
+
+@needs_kernels
+def test_sines_of_thousands_of_radians_are_as_exact_as_float32_allows():
     call = make_call(depth=1, degrees=(30,), omega=2000.0, full=True)
-    exact, _ = tiled.forward(converted(call, device="cpu", dtype=torch.float64), False)
-    # Angles that are products in float32 are the measure, not those rotated in double precision.
-    monkeypatch.setattr(tiled.network, "_ROTATION_ELEMENTS", 0)
-    rounded, _ = tiled.forward(converted(call, device="cpu"), False)
-    actual, _ = fused.forward(call, False)
-    assert (actual.cpu() - exact).abs().max() <= 2 * (rounded - exact).abs().max()
+    exact, _ = torch_backend.forward(converted(call, device="cpu", dtype=torch.float64), False)
+    actual, _ = triton_backend.forward(call, False)
+    # The measure are sines of angles that are products in float32, of the one filter that there is.
+    call = converted(call, device="cpu")
+    offsets, network = (call.source[call.index] - call.target).float(), call.network
+    angles = offsets @ network.frequencies[0].T + network.phases[0]
+    true = offsets.double() @ network.frequencies[0].double().T + network.phases[0].double()
+    centered = (offsets.unsqueeze(1) - network.centers[0]) * network.inverse_widths[0]
+    window = (-0.5 * (offsets * call.inverse_sigma).square().sum(-1, keepdim=True)).exp()
+    window *= ((offsets >= call.bounds[0]) & (offsets <= call.bounds[1])).all(-1, keepdim=True)
+    damped = (-0.5 * centered.square().sum(-1)).exp() * window
+    rounding = call.x[call.index].double().T @ (damped * (angles.double().sin() - true.sin()))
+    assert (actual.cpu() - exact).abs().max() <= 2 * rounding.abs().max()
 
 
 @needs_kernels
 def test_autograd_reaches_every_input():
     call = make_call(depth=2, degrees=(5, 3))
-    expected = evaluate(tiled, converted(call, device="cpu", dtype=torch.float64))
+    expected = evaluate(torch_backend, converted(call, device="cpu", dtype=torch.float64))
     leaves = {
         name: value.clone().requires_grad_()
         for name, value in (call._asdict() | call.network._asdict()).items()
@@ -278,7 +309,7 @@ def test_autograd_reaches_every_input():
 @needs_kernels
 def test_more_than_four_coordinates_are_refused():
     with pytest.raises(ValueError, match="at most 4 coordinates, got 5"):
-        fused.forward(make_call(dim=5), False)
+        triton_backend.forward(make_call(dim=5), False)
 
 
 @needs_cuda
@@ -308,22 +339,24 @@ def test_memory_does_not_grow_with_the_edges():
     grad_output = torch.ones_like(call.x)
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    fused.forward(call, False)
-    fused.backward(call, grad_output, None, True, False)
+    triton_backend.forward(call, False)
+    triton_backend.backward(call, grad_output, None, True, False)
     edges = call.index.numel()
     assert torch.cuda.max_memory_allocated() - before < 100 * edges
 
 
 def test_only_float32_is_taken():
     for dtype in (torch.float64, torch.bfloat16):
-        assert "float32 only" in fused.unavailable(torch.device(DEVICE), dtype)
+        assert "float32 only" in triton_backend.unavailable(torch.device(DEVICE), dtype)
 
 
 def test_a_missing_device_is_named(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "CUDA device" in fused.unavailable(torch.device("cpu"), torch.float32)
-    assert fused.unavailable(torch.device("cuda"), torch.float32) == "there is no CUDA device"
+    assert "CUDA device" in triton_backend.unavailable(torch.device("cpu"), torch.float32)
+    assert (
+        triton_backend.unavailable(torch.device("cuda"), torch.float32) == "there is no CUDA device"
+    )
 
 
 def test_an_unknown_precision_is_refused():
@@ -336,7 +369,7 @@ def test_an_unknown_precision_is_refused():
 def test_an_unknown_precision_in_the_environment_is_refused(monkeypatch):
     monkeypatch.setenv("CCNN_GEO_TRITON_PRECISION", "half")
     with pytest.raises(ValueError, match="`CCNN_GEO_TRITON_PRECISION` to be one of"):
-        fused.forward(make_call(), False)
+        triton_backend.forward(make_call(), False)
 
 
 @pytest.mark.parametrize("width", [1, 16, 20, 64])

@@ -1,4 +1,4 @@
-"""The convolution recorded by autograd: for any kernel network, and for few edges.
+"""The convolution differentiated by autograd: for any kernel network, and for few edges.
 
 Few edges are taken in one piece and what backward needs is kept: neither tiles nor recomputing them
 would pay. More are taken in tiles, of which all but the first are recomputed in backward.
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ccnn_geo.ops.kernel_support import Features, KernelSupport
+from ccnn_geo.ops.kernel_support import KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import relative_offsets
+from ccnn_geo.ops.point_backends.checks import check_basis
 from ccnn_geo.ops.point_backends.gabor_polynomials import coefficients
 from ccnn_geo.ops.point_backends.operands import PointConv
 from ccnn_geo.ops.point_backends.tiling import Tile, tiles
@@ -89,12 +90,13 @@ def _edges(
 ) -> tuple[Tensor, Tensor]:
     """Return the basis `[E, H + 1]` and the features `[E, C]` of edges; zero unless they count."""
     offsets = relative_offsets(call.source.index_select(0, source), centers).to(call.x.dtype)
-    values = call.x.index_select(0, source)
-    if counts is not None:
-        # A place inside the support but not the origin, where a kernel may be singular.
-        offsets = torch.where(counts.unsqueeze(-1), offsets, 0.5 * call.support.bounds[0])
-    basis = _basis(offsets, call.features, call.support, counts)
-    return basis, torch.where(basis[:, -1:] == 0, torch.zeros_like(values), values)
+    inside = call.support.inside(offsets, counts)
+    values = torch.where(inside.unsqueeze(-1), call.x.index_select(0, source), 0.0)
+    if isinstance(call.features, MAGNetWeights):
+        return _magnet_basis(offsets, call.features, call.support, inside), values
+    basis = call.support.basis(offsets, call.features, counts)
+    check_basis(basis, len(offsets), call.readout)
+    return basis, values
 
 
 def _contract(basis: Tensor, values: Tensor, table: tuple[int, int], readout: Tensor) -> Tensor:
@@ -110,13 +112,12 @@ def _contract(basis: Tensor, values: Tensor, table: tuple[int, int], readout: Te
     return aggregate.flatten(1) @ readout.flatten(1).T
 
 
-def _basis(
-    offsets: Tensor, features: Features, support: KernelSupport, counts: Tensor | None
+def _magnet_basis(
+    offsets: Tensor, network: MAGNetWeights, support: KernelSupport, inside: Tensor
 ) -> Tensor:
     """Return `KernelSupport.basis`, `[E, H + 1]`, by fewer and larger operations."""
-    if not isinstance(features, MAGNetWeights):
-        return support.basis(offsets, features, counts)
-    network = features.shifted(support.shift)
+    offsets = torch.where(inside.unsqueeze(-1), offsets, 0.0)
+    network = network.shifted(support.shift)
     layers, width = network.phases.shape
     exact = coefficients(network, support.inverse_sigma)
     monomials = torch.cat([offsets, torch.ones_like(offsets[:, :1]), offsets.square()], -1)
@@ -129,5 +130,4 @@ def _basis(
     hidden, *filters = (envelopes[:, :-1] * sines).view(-1, layers, width).unbind(1)
     for values, weight, bias in zip(filters, network.weights, network.biases, strict=True):
         hidden = values * torch.addmm(bias, hidden, weight.T)
-    inside = support.inside(offsets, counts)
-    return torch.cat([hidden, envelopes[:, -1:]], -1) * inside.unsqueeze(-1)
+    return torch.where(inside.unsqueeze(-1), torch.cat([hidden, envelopes[:, -1:]], -1), 0.0)

@@ -12,6 +12,19 @@ from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
 
 
+def network_shapes(layers: int, width: int, dim: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of `MAGNetWeights`, by name."""
+    filters = layers, width, dim
+    return {
+        "centers": filters,
+        "inverse_widths": filters,
+        "frequencies": filters,
+        "phases": (layers, width),
+        "weights": (layers - 1, width, width),
+        "biases": (layers - 1, width),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class PointConv:
     """One convolution on points with any kernel network, see `ccnn_geo.ops.point_conv`.
@@ -84,20 +97,18 @@ class MagnetConv(NamedTuple):
         targets, dim = self.target.shape
         layers, width = self.network.phases.shape
         slots = self.index.numel()
-        filters = (layers, width, dim)
+        network = network_shapes(layers, width, dim)
         return {
+            "x": (self.x, (sources, channels)),
             "source": (self.source, (sources, dim)),
+            "target": (self.target, (targets, dim)),
             "index": (self.index, (slots,)),
             "pointer": (self.pointer, (targets + 1,)),
             "reverse_pointer": (self.reverse_pointer, (sources + 1,)),
             "reverse_target": (self.reverse_target, (slots,)),
             "bounds": (self.bounds, (2, dim)),
             "inverse_sigma": (self.inverse_sigma, (dim,)),
-            "centers": (self.network.centers, filters),
-            "inverse_widths": (self.network.inverse_widths, filters),
-            "frequencies": (self.network.frequencies, filters),
-            "weights": (self.network.weights, (layers - 1, width, width)),
-            "biases": (self.network.biases, (layers - 1, width)),
+            **{name: (part, network[name]) for name, part in self.network._asdict().items()},
             "readout": (self.readout, (channels, width + 1)),
         }
 

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from ccnn_geo.ops.point_backends import reference
+from ccnn_geo.ops.point_backends.checks import check_devices, check_magnet_conv, check_tensor
 from ccnn_geo.ops.point_backends.operands import MagnetConv
 from ccnn_geo.ops.point_backends.registry import load_backend
 
-_INDICES = ("index", "pointer", "reverse_pointer", "reverse_target")
-_POSITIONS = ("source", "target")
 _OPERANDS = (
     "Tensor x, Tensor source, Tensor target, Tensor index, Tensor? pointer, SymInt degree, "
     "Tensor? reverse_pointer, Tensor? reverse_target, Tensor bounds, Tensor inverse_sigma, "
@@ -33,7 +32,7 @@ _NUM_TENSORS_BEFORE_DEGREE = 5
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     *flat, with_moment, backend = arguments
     call = MagnetConv.of(flat)
-    check(call)
+    check_magnet_conv(call)
     return load_backend(backend).forward(call, with_moment)
 
 
@@ -49,6 +48,7 @@ _magnet_conv = torch.library.custom_op(
 def _(*arguments: Any) -> tuple[Tensor, Tensor]:
     *flat, with_moment, _ = arguments
     call = MagnetConv.of(flat)
+    check_devices(call)
     shape, width = _output_shape(call), call.network.phases.size(1) + 1
     return call.x.new_empty(shape), call.x.new_empty((width, width) if with_moment else (0,))
 
@@ -56,14 +56,14 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor]:
 def _backward(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) -> list[Tensor]:
     *flat, needs_x, needs_pos, backend = arguments
     call = MagnetConv.of(flat)
-    check(call)
+    check_magnet_conv(call)
     width = call.network.phases.size(1) + 1
     for name, grad, shape in (
         ("grad_output", grad_output, _output_shape(call)),
         ("grad_moment", grad_moment, (width, width)),
     ):
         if grad is not None:
-            _check_tensor(name, grad, shape, call.x.dtype, call.x.device)
+            check_tensor(name, grad, shape, call.x.dtype, call.x.device)
     grads = load_backend(backend).backward(
         call,
         grad_output.contiguous(),
@@ -94,6 +94,7 @@ _magnet_conv_backward = torch.library.custom_op(
 def _(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) -> list[Tensor]:
     *flat, needs_x, needs_pos, _ = arguments
     call = MagnetConv.of(flat)
+    check_devices(call)
     wanted = [
         (call.x, needs_x),
         (call.source, needs_pos),
@@ -140,6 +141,9 @@ def _differentiable_gradients(
 ) -> list[Tensor | None]:
     """Return gradients that can be differentiated themselves, through the reference."""
     chosen = [i for i, need in enumerate(needs) if need]
+    # Views of their own: operands may be one tensor, or computed from each other, and gradients
+    # must not flow from one operand into another.
+    flat = [part.view_as(part) if need else part for part, need in zip(flat, needs, strict=True)]
     output, moment = reference.evaluate(MagnetConv.of(flat), grad_moment is not None)
     outputs, grads = [output], [grad_output]
     if grad_moment is not None:
@@ -173,84 +177,6 @@ def magnet_conv(call: MagnetConv, *, with_moment: bool, backend: str) -> tuple[T
     return _magnet_conv(*call.flat(), with_moment, backend)
 
 
-def check(call: MagnetConv) -> None:
-    """Check shapes, types, devices and indices of a call.
-
-    Indices into sources are looked up by the backends on the CPU, in passing, and never on other
-    devices, which would have to be waited for.
-    """
-    for name, operand, dims in (
-        ("x", call.x, 2),
-        ("target", call.target, 2),
-        ("index", call.index, 1),
-        ("phases", call.network.phases, 2),
-    ):
-        if operand.dim() != dims:
-            raise ValueError(f"Expected `{name}` of {dims} axes, got {list(operand.shape)}")
-    if 0 in call.network.phases.shape or call.target.size(1) == 0:
-        raise ValueError(
-            "Expected at least one filter, one feature and one coordinate, got `phases` of shape "
-            f"{list(call.network.phases.shape)} and `target` of {list(call.target.shape)}"
-        )
-    if call.x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"Expected `x` to be float32 or float64, got {call.x.dtype}")
-    device = call.x.device
-    shapes = call.shapes()
-    shapes["target"] = (call.target, tuple(call.target.shape))
-    shapes["phases"] = (call.network.phases, tuple(call.network.phases.shape))
-    for name, (part, shape) in shapes.items():
-        dtype = call.x.dtype
-        if name in _INDICES:
-            dtype = torch.int64
-        elif name in _POSITIONS:
-            dtype = torch.float64
-        if part is not None:
-            _check_tensor(name, part, shape, dtype, device)
-    if (call.reverse_pointer is None) != (call.reverse_target is None):
-        raise ValueError("Expected both or neither of `reverse_pointer` and `reverse_target`")
-    slots, targets = call.index.numel(), call.target.size(0)
-    if call.pointer is None and call.degree * targets != slots:
-        raise ValueError(
-            f"Expected `degree` * targets = {slots}, the slots of `index`, got {call.degree} * "
-            f"{targets}"
-        )
-    if device.type == "cpu":
-        _check_pointer("pointer", call.pointer, 0, slots)
-        _check_pointer("reverse_pointer", call.reverse_pointer, None, slots)
-        _check_range("index", call.index, -1, call.x.size(0) - 1)
-        _check_range("reverse_target", call.reverse_target, 0, targets - 1)
-
-
 def _output_shape(call: MagnetConv) -> tuple[int, ...]:
     shape = call.target.size(0), call.x.size(1)
     return shape if call.readout is not None else (*shape, call.network.phases.size(1) + 1)
-
-
-def _check_tensor(
-    name: str, part: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> None:
-    if tuple(part.shape) != shape:
-        raise ValueError(f"Expected `{name}` of shape {list(shape)}, got {list(part.shape)}")
-    if part.dtype != dtype:
-        raise TypeError(f"Expected `{name}` to be {dtype}, got {part.dtype}")
-    if part.device != device:
-        raise ValueError(f"Expected `{name}` on {device} like `x`, got {part.device}")
-
-
-def _check_pointer(name: str, pointer: Tensor | None, first: int | None, slots: int) -> None:
-    if pointer is None:
-        return
-    begin, end = int(pointer[0]), int(pointer[-1])
-    starts = begin >= 0 if first is None else begin == first
-    if not starts or end != slots or bool((pointer[1:] < pointer[:-1]).any()):
-        raise IndexError(f"Expected `{name}` to rise to {slots}, the slots of `index`, got others")
-
-
-def _check_range(name: str, index: Tensor | None, low: int, high: int) -> None:
-    if index is None or index.numel() == 0:
-        return
-    least, most = (int(bound) for bound in index.aminmax())
-    if least < low or most > high:
-        raise IndexError(
-            f"Expected every entry of `{name}` in [{low}, {high}], got {least} to {most}"
-        )

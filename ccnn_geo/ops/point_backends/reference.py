@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ccnn_geo.ops.magnet import magnet_features
 from ccnn_geo.ops.neighborhood import relative_offsets
+from ccnn_geo.ops.point_backends.checks import check_basis
 from ccnn_geo.ops.point_backends.operands import MagnetConv, PointConv
 
 
@@ -18,7 +19,10 @@ def convolve(call: PointConv) -> tuple[Tensor, Tensor]:
     j, i = call.neighbors.edge_index
     offsets = relative_offsets(call.source[j], call.target[i]).to(call.x.dtype)
     basis = call.support.basis(offsets, call.features)
-    return _sum_messages(call.x[j], basis, call.readout, i, len(call.target), call.with_moment)
+    check_basis(basis, len(offsets), call.readout)
+    # An edge outside the support contributes nothing, whatever its features are.
+    values = torch.where(call.support.inside(offsets).unsqueeze(-1), call.x[j], 0.0)
+    return _sum_messages(values, basis, call.readout, i, len(call.target), call.with_moment)
 
 
 def evaluate(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
@@ -31,10 +35,13 @@ def evaluate(call: MagnetConv, with_moment: bool) -> tuple[Tensor, Tensor]:
     j, i = call.index[call.index >= 0], i[call.index >= 0]
     offsets = (call.source[j] - call.target[i]).to(call.x.dtype)
     inside = ~((offsets < call.bounds[0]) | (offsets > call.bounds[1])).any(-1, keepdim=True)
+    offsets = torch.where(inside, offsets, 0.0)
     window = torch.exp(-0.5 * (offsets * call.inverse_sigma).square().sum(-1, keepdim=True))
     window = window * inside
-    basis = torch.cat([window * magnet_features(offsets, call.network), window], -1)
-    return _sum_messages(call.x[j], basis, call.readout, i, len(call.target), with_moment)
+    hidden = torch.where(inside, magnet_features(offsets, call.network), 0.0)
+    values = torch.where(inside, call.x[j], 0.0)
+    basis = torch.cat([window * hidden, window], -1)
+    return _sum_messages(values, basis, call.readout, i, len(call.target), with_moment)
 
 
 def _sum_messages(
@@ -46,8 +53,6 @@ def _sum_messages(
     with_moment: bool,
 ) -> tuple[Tensor, Tensor]:
     """Sum the products of kernels and features `[E, C]` over the edges of every target."""
-    # An edge outside the support contributes nothing, whatever its features are.
-    values = torch.where(basis[:, -1:] == 0, torch.zeros_like(values), values)
     if readout is None:
         messages = values.unsqueeze(-1) * basis.unsqueeze(1)
     elif readout.dim() == 2:

@@ -22,11 +22,20 @@ from ccnn_geo.ops.point_backends.torch.scratch import Scratch
 
 # Sines and cosines of all sources are kept up to this size, and from this many edges per source.
 _ROTATION_ELEMENTS, _ROTATION_EDGES = 2**23, 4
+# Angles of points, in radians, up to which their rounding in float64 is negligible in the type.
+_MAX_ANGLE = {torch.float32: 2.0**27, torch.float64: 2.0**14}
 # Half the square of a Gaussian's distance from the origin, in widths, that float32 can cope with.
 _CANCELLATION_LIMIT = 8.0
 # Added to the binary exponent of an edge that does not count: its power of two is exactly zero.
 _NOWHERE = -1e4
 _LOG_2 = math.log(2.0)
+
+
+class Rotations(NamedTuple):
+    """Sines and cosines of the angles of points; the origin keeps these angles small."""
+
+    origin: Tensor  # [1, D]
+    table: Tensor  # [S, 2P], sine and cosine of the angle that every source adds
 
 
 class Filters(NamedTuple):
@@ -40,7 +49,7 @@ class Filters(NamedTuple):
     exponent: Tensor  # [2D + 2, P]
     window: Tensor  # [2D + 2]
     angle: Tensor  # [D + 1, P], of [v, 1] only, in float64
-    rotations: Tensor | None  # [S, 2P], sine and cosine of the angle that every source adds
+    rotations: Rotations | None
 
 
 class Edges(NamedTuple):
@@ -69,11 +78,13 @@ def prepare_filters(call: MagnetConv) -> Filters:
     return Filters(exponent, window.to(call.x.dtype), angle, _rotations(call, angle))
 
 
-def _rotations(call: MagnetConv, angle: Tensor) -> Tensor | None:
-    """Sine and cosine of the angle that every source adds to each filter's, `[S, 2P]`.
+def _rotations(call: MagnetConv, angle: Tensor) -> Rotations | None:
+    """Return sine and cosine of the angle that every source adds to each filter's.
 
     Angles are products in double precision, because they reach thousands of radians. None where
-    the table would be large or rarely looked up, and on a GPU, for which sines are cheap.
+    the table would be large or rarely looked up, where points lie so far apart (or at infinity)
+    that angles of points are less exact than angles of offsets, and on a GPU, for which sines are
+    cheap.
     """
     sources, filters = call.source.size(0), angle.size(1)
     if (
@@ -82,12 +93,16 @@ def _rotations(call: MagnetConv, angle: Tensor) -> Tensor | None:
         or _ROTATION_EDGES * sources > call.index.numel()
     ):
         return None
+    origin = call.target[:1]
+    reach = torch.stack([(p - origin).abs().amax(0) for p in (call.source, call.target)]).amax(0)
+    if not float((reach @ angle[:-1].abs()).max()) <= _MAX_ANGLE[call.x.dtype]:
+        return None
     table = call.x.new_empty(sources, 2, filters)
     for part, position in zip(table.split(1024), call.source.split(1024), strict=True):
-        turned = position.double() @ angle[:-1]
+        turned = (position - origin) @ angle[:-1]
         part[:, 0] = turned.sin()
         part[:, 1] = turned.cos()
-    return table.flatten(1)
+    return Rotations(origin, table.flatten(1))
 
 
 def evaluate(
@@ -154,8 +169,12 @@ def _monomials(call: MagnetConv, tile: Tile, source: Tensor, scratch: Scratch) -
 
 def _take_sines(filters: Filters, monomials: Tensor, sine: Tensor, cosine: Tensor) -> None:
     """Fill `sine`, and `cosine` unless it is empty, edge by edge."""
-    angle = filters.angle.to(monomials.dtype)
-    torch.mm(monomials[: angle.size(0)].T, angle, out=sine)
+    angle = filters.angle
+    if sine.is_cuda or sine.dtype == angle.dtype:
+        torch.mm(monomials[: angle.size(0)].T, angle.to(sine.dtype), out=sine)
+    else:
+        turned = monomials[: angle.size(0)].T.to(angle.dtype) @ angle
+        sine.copy_(turned.remainder_(2 * math.pi))
     if cosine.numel():
         torch.cos(sine, out=cosine)
     sine.sin_()
@@ -164,7 +183,7 @@ def _take_sines(filters: Filters, monomials: Tensor, sine: Tensor, cosine: Tenso
 def _rotate(
     call: MagnetConv,
     filters: Filters,
-    rotations: Tensor,
+    rotations: Rotations,
     tile: Tile,
     source: Tensor,
     scratch: Scratch,
@@ -173,10 +192,11 @@ def _rotate(
 ) -> None:
     """Fill `sine`, and `cosine` unless it is empty, from those of sources and of targets."""
     count, degree = tile.table.shape
-    turned = filters.angle[-1] - call.target[tile.rows].double() @ filters.angle[:-1]
+    moved = call.target[tile.rows] - rotations.origin
+    turned = filters.angle[-1] - moved @ filters.angle[:-1]
     sine_i, cosine_i = (part.to(sine.dtype).unsqueeze(1) for part in (turned.sin(), turned.cos()))
-    gathered = scratch("pair", source.numel(), rotations.size(1))
-    torch.index_select(rotations, 0, source, out=gathered)
+    gathered = scratch("pair", source.numel(), rotations.table.size(1))
+    torch.index_select(rotations.table, 0, source, out=gathered)
     sine_j, cosine_j = gathered.view(count, degree, 2, -1).unbind(2)
     sine = sine.view_as(sine_j)
     torch.mul(sine_j, cosine_i, out=sine).addcmul_(cosine_j, sine_i)

@@ -49,7 +49,8 @@ struct Problem {
         padded_channels(round_up(call.channels, kLanes<T>)),
         padded_width(round_up(call.width + 1, kLanes<T>)),
         index(call.index), pointer(call.pointer), x(typed(call.x)), bounds(typed(call.bounds)),
-        inverse_sigma(typed(call.inverse_sigma)), source(call.source), target(call.target), centers(typed(call.centers)),
+        inverse_sigma(typed(call.inverse_sigma)), source(call.source), target(call.target),
+        centers(typed(call.centers)),
         inverse_widths(typed(call.inverse_widths)), frequencies(typed(call.frequencies)),
         phases(typed(call.phases)), weights(typed(call.weights)), biases(typed(call.biases)),
         readout(typed(call.readout)) {

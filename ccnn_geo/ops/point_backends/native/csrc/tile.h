@@ -139,7 +139,7 @@ class Tile {
       const T lower = problem_.bounds[d], upper = problem_.bounds[dim + d];
       const T* v = offset + d * kTile<T> + count;
       int outside = 0;
-      for (int64_t i = 0; i < size; ++i) outside |= !(v[i] >= lower) | !(v[i] <= upper);
+      for (int64_t i = 0; i < size; ++i) outside |= (v[i] < lower) | (v[i] > upper);
       all &= !outside;
     }
     return all;
@@ -152,7 +152,8 @@ class Tile {
       bool inside = source[i] >= 0;
       for (int64_t d = 0; d < dim; ++d) {
         const T v = offset[d * kTile<T> + i];
-        inside &= v >= problem_.bounds[d] && v <= problem_.bounds[dim + d];
+        // NaN counts as inside, so that it reaches the output.
+        inside &= !(v < problem_.bounds[d]) && !(v > problem_.bounds[dim + d]);
         offset[d * kTile<T> + count] = v;
       }
       source[count] = source[i];
