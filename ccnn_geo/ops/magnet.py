@@ -30,7 +30,7 @@ class MAGNetWeights(NamedTuple):
     """Their biases, `[L - 1, H]`."""
 
     def shifted(self, shift: float) -> MAGNetWeights:
-        """Weights of the network that gives at `c` what this one gives at `c + shift`."""
+        """Return the weights of the network `c -> f(c + shift)`, where f is this network."""
         if shift == 0.0:
             return self
         return self._replace(

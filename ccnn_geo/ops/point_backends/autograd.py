@@ -1,7 +1,7 @@
 """The convolution differentiated by autograd: for any kernel network, and for few edges.
 
-Few edges are taken in one piece and what backward needs is kept: neither tiles nor recomputing them
-would pay. More are taken in tiles, of which all but the first are recomputed in backward.
+Few edges are evaluated in one piece, with their intermediate results kept for backward. More are
+evaluated in tiles, of which all but the first are recomputed in backward.
 """
 
 from __future__ import annotations

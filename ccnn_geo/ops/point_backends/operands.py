@@ -79,7 +79,7 @@ class MagnetConv(NamedTuple):
     readout: Tensor | None  # [C, H + 1], the last column is the bias
 
     def flat(self) -> list[Any]:
-        """Return the operands as the operator takes them, the network's weights among them."""
+        """Return the arguments of the operator, with the weights of the network spelt out."""
         *before, network, readout = self
         return [*before, *network, readout]
 

@@ -1,4 +1,4 @@
-"""Which implementations of the point convolution there are, and which one runs."""
+"""Registry of the backends of the point convolution, and the choice between them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def load_backend(name: str) -> ModuleType:
 
 
 def backends() -> dict[str, str]:
-    """Say of every backend whether it is `"available"` here, or why it is not.
+    """Return for every backend `"available"`, or the reason why it cannot run here.
 
-    Each is asked about the device that it is made for, in float32.
+    Every backend is checked for the device that it is made for, in float32.
     """
     devices = {"torch": "cpu", "native": "cpu", "triton": "cuda"}
     report = {"reference": "available"}
@@ -45,17 +45,18 @@ def use_backend(
 ) -> Iterator[None]:
     """Choose how every convolution inside the `with` block is evaluated.
 
-    It goes before the environment variables `CCNN_GEO_BACKEND` and `CCNN_GEO_TRITON_PRECISION`,
-    and gives way to an explicit `backend=` argument.
+    It overrides the environment variables `CCNN_GEO_BACKEND` and `CCNN_GEO_TRITON_PRECISION`; an
+    explicit `backend=` argument overrides it.
 
     Args:
-        name: `"auto"`, `"reference"`, `"torch"`, `"native"` or `"triton"`; as it was unless given.
-        deterministic: Whether the Triton backend's gradients must be the same bits every time, as
-            they are by default. Without, it sums those of features and positions atomically,
-            instead of along transposed lists of neighbours, which have to be sorted first.
-        precision: That of the Triton backend's matrix products: `"tf32x3"` or `"bf16x6"`, both
-            about as exact as float32, or the faster `"tf32"`, good to three decimal places; as it
-            was unless given. It holds for the whole process, whose other threads compute gradients.
+        name: `"auto"`, `"reference"`, `"torch"`, `"native"` or `"triton"`; unchanged if None.
+        deterministic: If True (the default outside any block), gradients of the Triton backend are
+            bitwise reproducible. If False, gradients of features and positions use atomics instead
+            of transposed neighbour lists, which have to be sorted first. Unchanged if None.
+        precision: Precision of matrix products in the Triton backend: `"tf32x3"` or `"bf16x6"`,
+            both about as exact as float32, or the faster `"tf32"`, good to three decimal places.
+            Unchanged if None. It applies to the whole process, because gradients of CUDA tensors
+            are computed in other threads.
 
     Raises:
         ValueError: If there is no backend or precision of that name.
@@ -72,13 +73,13 @@ def use_backend(
 
 @torch.compiler.assume_constant_result
 def is_deterministic() -> bool:
-    """Whether gradients must be the same bits every time, see `use_backend`."""
+    """True if gradients must be bitwise reproducible, see `use_backend`."""
     return _deterministic.get()
 
 
 @torch.compiler.assume_constant_result
 def choose_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Resolve `"auto"` to the fastest backend that can take tensors of this kind.
+    """Resolve `"auto"` to the fastest backend that supports this device and type.
 
     Raises:
         ValueError: If there is no backend of that name.

@@ -1,4 +1,4 @@
-"""Cutting a neighbourhood into tiles that fit the cache."""
+"""Tiles of a neighbourhood that fit the cache."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Tile(NamedTuple):
 def tiles(
     index: Tensor, pointer: Tensor | None, degree: int, num_targets: int, max_edges: int
 ) -> Iterator[Tile]:
-    """Walk the targets in tiles of at most `max_edges` slots (one target at the least).
+    """Yield the targets in tiles of at most `max_edges` slots, but at least one target.
 
-    Rows of a table keep their order. Targets of unequal degrees are taken in the order of their
-    degrees, so that next to nothing is padded, however skewed the degrees are.
+    Rows of a table keep their order. Targets of unequal degrees are sorted by degree, which keeps
+    padding small however skewed the degrees are.
 
     Args:
         index: Source of every slot, sorted by target, `[E]`.

@@ -1,7 +1,7 @@
 """The fused convolution in C++, for the CPU.
 
-The library is compiled on the machine that runs it, for its CPU: `python -m ccnn_geo build`.
-Nothing is ever compiled unasked.
+`python -m ccnn_geo build` compiles the library for the CPU of this machine. It is never compiled
+implicitly.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def backward(
     needs_x: bool,
     needs_pos: bool,
 ) -> MagnetConvGradients:
-    """Differentiate a call: recompute every tile, then push the gradients through it."""
+    """Differentiate a call, recomputing every tile."""
 
     def empty(part: Tensor) -> Tensor:
         return part.new_empty(part.shape, dtype=call.x.dtype)

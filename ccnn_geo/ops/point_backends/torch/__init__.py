@@ -1,8 +1,9 @@
 """The fused convolution in plain PyTorch, tile by tile.
 
-Backward recomputes what forward did not keep, so nothing of the size of the edge list is ever
-stored. Features are summed over the edges of a target before they meet the readout; targets of few
-edges are spared that: the kernel of each of their edges is smaller than the sum.
+Backward recomputes every tile, so that memory does not grow with the number of edges. Products of
+kernel features and source features are summed over the edges of a target before the readout is
+applied. For targets with few edges the readout is applied to every edge, which is smaller than the
+sum.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _MIN_EDGES, _MAX_EDGES = 2**10, {"cpu": 2**15, "cuda": 2**20}
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot take such tensors, or None: it always can."""
+    """Return None: this backend runs on all devices and types."""
     return None
 
 
@@ -67,7 +68,7 @@ def backward(
     needs_x: bool,
     needs_pos: bool,
 ) -> MagnetConvGradients:
-    """Differentiate a call: recompute every tile, then push the gradients through it."""
+    """Differentiate a call, recomputing every tile."""
     sums = _Sums(call, grad_output, grad_moment, needs_x, needs_pos)
     with borrowed_scratch(call.x) as scratch:
         for tile in _tiles(call):
@@ -76,7 +77,7 @@ def backward(
 
 
 class _Sums:
-    """The gradients of a call, to which tile after tile is added."""
+    """Gradients of a call, summed tile by tile."""
 
     def __init__(
         self,
@@ -95,12 +96,12 @@ class _Sums:
         self.x = torch.zeros_like(call.x) if needs_x else None
         self.source = call.x.new_zeros(call.source.shape) if needs_pos else None
         self.target = call.x.new_zeros(call.target.shape) if needs_pos else None
-        # Matrices [H + 1, C] throughout: rows of channels are what is read and written.
+        # Matrices [H + 1, C] throughout: rows of channels are contiguous.
         self.readout = None if call.readout is None else call.readout.T.contiguous()
         self.grad_readout = None if self.readout is None else torch.zeros_like(self.readout)
 
     def add(self, tile: Tile, scratch: Scratch) -> None:
-        """Recompute one tile and push its gradients all the way down."""
+        """Recompute one tile and add its gradients."""
         source = tile.table.clamp(min=0).view(-1)
         edges = evaluate(self.call, self.filters, tile, source, scratch, keep=True)
         grad_features = scratch("grad_features", source.numel(), edges.windowed.size(1) - 1)
@@ -129,7 +130,7 @@ class _Sums:
         grad_window: Tensor,
         scratch: Scratch,
     ) -> None:
-        """Fill in the gradients of windowed features, and add those of values and readout."""
+        """Fill gradients of the windowed features; add gradients of values and readout."""
         width = grad_features.size(1)
         values = _gather(self.call, edges, source, scratch)
         grad_rows = self.grad_output[tile.rows]
@@ -158,7 +159,7 @@ class _Sums:
             self.x.index_add_(0, source, values)
 
     def gradients(self) -> MagnetConvGradients:
-        """Those of all operands."""
+        """Return the gradients of all operands."""
         layers, width = self.call.network.phases.shape
         exponent, window, angle = self.arguments
         totals = Coefficients(
@@ -182,7 +183,7 @@ def _tiles(call: MagnetConv) -> Iterator[Tile]:
 
 
 def _is_short(tile: Tile, width: int) -> bool:
-    """Whether the kernels of a target's edges are smaller than the sum of their features."""
+    """True if the kernels of a target's edges are smaller than the sum of their features."""
     return 2 * tile.table.size(1) <= width
 
 

@@ -1,9 +1,9 @@
-"""The kernel network on one tile of edges, in plain PyTorch: there and back.
+"""Forward and backward of the kernel network on one tile of edges, in plain PyTorch.
 
-The arguments of all Gabor filters are linear in the monomials of an offset; one matrix product
-makes them, and one gathers their gradients as moments. The sine of an angle between two points
-follows from the sines and cosines of either point's own angle, so that sines are taken of points
-and not of edges.
+The arguments of all Gabor filters are linear in the monomials of an offset: one matrix product
+computes them, and one sums their gradients as moments. The sine of the angle between two points
+follows from the sines and cosines of the angles of both points, so that sines are computed per
+point and not per edge.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Rotations(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """What the arguments of all filters, P = L * H of them, are made of.
+    """Coefficients of the arguments of all filters, P = L * H of them, in monomials of an offset.
 
-    The monomials of an edge are [v, 1, v^2, 1 if it does not count]; exponents are those of two.
-    They nearly cancel where a Gaussian is far from the origin and narrow, and are then summed in
-    double precision.
+    The monomials of an edge are [v, 1, v^2, 1 if it does not count]; exponents are to base two. The
+    terms of an exponent nearly cancel where a Gaussian is far from the origin and narrow, and are
+    then summed in double precision.
     """
 
     exponent: Tensor  # [2D + 2, P]
@@ -59,12 +59,12 @@ class Edges(NamedTuple):
     windowed: Tensor  # [e, H + 1], the windowed features and the window itself
     filters: Tensor  # [e, L, H], the filters' values
     quadrature: Tensor  # [e, L, H], the same with the cosine (empty in a forward pass)
-    linear: Tensor  # [e, L, H], what the filters multiply
+    linear: Tensor  # [e, L, H], the factors that the filters are multiplied with
     hidden: list[Tensor]  # L of [e, H], the layers (only the last one after a forward pass)
 
 
 def prepare_filters(call: MagnetConv) -> Filters:
-    """Bring the arguments of all filters into the form in which they are evaluated."""
+    """Return the coefficients of all filters in the form in which they are evaluated."""
     exact = coefficients(call.network, call.inverse_sigma)
     layers, width = call.network.phases.shape
     nowhere = exact.exponent.new_zeros(1, layers, width)
@@ -136,7 +136,7 @@ def evaluate(
 
     values, quadrature = (part.view(len(part), layers, width) for part in (values, quadrature))
     linear = scratch("linear", edges, layers, width)
-    # All biases are laid out at once; the first filters multiply nothing, that is one.
+    # All biases at once; the first filters are multiplied with one.
     linear[:] = torch.cat([torch.ones_like(call.network.phases[:1]), call.network.biases])
     products = scratch("hidden", layers if keep else 1, edges, width)
     windowed = scratch("windowed", edges, width + 1)
@@ -152,7 +152,7 @@ def evaluate(
 
 
 def _monomials(call: MagnetConv, tile: Tile, source: Tensor, scratch: Scratch) -> Tensor:
-    """The monomials of all edges of a tile, `[2D + 2, e]`; offsets that do not count are zero."""
+    """Return the monomials of a tile's edges, `[2D + 2, e]`; zero offsets where not counted."""
     dim = call.source.size(1)
     position = call.source.T.index_select(1, source).view(dim, *tile.table.shape)
     offset = relative_offsets(position, call.target[tile.rows].T.unsqueeze(-1)).flatten(1)
@@ -190,7 +190,7 @@ def _rotate(
     sine: Tensor,
     cosine: Tensor,
 ) -> None:
-    """Fill `sine`, and `cosine` unless it is empty, from those of sources and of targets."""
+    """Fill `sine`, and `cosine` unless it is empty, by rotating sources by their targets."""
     count, degree = tile.table.shape
     moved = call.target[tile.rows] - rotations.origin
     turned = filters.angle[-1] - moved @ filters.angle[:-1]
@@ -214,9 +214,10 @@ def backpropagate(
     grad_weights: Tensor,
     grad_biases: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Add one tile's gradients of the linear maps; return those of the filters' arguments.
+    """Add one tile's gradients of the linear maps.
 
-    They are those of exponents `[e, P]`, of the window's exponent `[e]` and of angles `[e, P]`.
+    Returns:
+        Gradients of the exponents `[e, P]`, of the window's exponent `[e]` and of angles `[e, P]`.
     """
     count, layers, width = edges.filters.shape
     # The sines and cosines that were gathered into it have been used.
@@ -241,7 +242,7 @@ def backpropagate(
 def offset_gradients(
     filters: Filters, monomials: Tensor, pulled: tuple[Tensor, Tensor, Tensor], dim: int
 ) -> Tensor:
-    """Gradients of all offsets, `[D, e]`."""
+    """Return the gradients of all offsets, `[D, e]`."""
     grad_exponent, grad_window, grad_angle = pulled
     exponent = (filters.exponent * _LOG_2).to(monomials.dtype)
     grad = exponent @ grad_exponent.T

@@ -1,4 +1,4 @@
-"""Memory that is written again and again instead of being allocated anew."""
+"""Reusable scratch buffers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MAX_KEPT_BYTES = 2**26
 
 
 class Scratch:
-    """Named buffers of one type on one device, as large as the largest that was asked for."""
+    """Named buffers of one type on one device, grown to the largest size requested."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype, self._device = dtype, device
         self._buffers: dict[str, Tensor] = {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """The buffer of that name, in this shape; what it holds is left over."""
+        """Return the buffer of that name in this shape. Contents are uninitialised."""
         size = math.prod(shape)
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:
@@ -33,7 +33,7 @@ class Scratch:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of all buffers."""
+        """Size of all buffers in bytes."""
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
 
@@ -49,9 +49,9 @@ _idle = _Idle()
 def borrowed_scratch(like: Tensor) -> Iterator[Scratch]:
     """Lend scratch memory for tensors like this one.
 
-    On the CPU a thread keeps up to 64 MiB of it per type from one call to the next: the system
-    hands out fresh pages so slowly that a small convolution would spend most of its time waiting
-    for them. On a GPU, PyTorch's own allocator keeps memory.
+    On the CPU a thread keeps up to 64 MiB of it per type between calls, because allocating fresh
+    pages would take most of the time of a small convolution. On a GPU, PyTorch's allocator caches
+    memory already.
     """
     if like.device.type != "cpu":
         yield Scratch(like.dtype, like.device)

@@ -50,9 +50,9 @@ _forced_precision: str | None = None
 
 @torch.compiler.assume_constant_result
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why this backend cannot take such tensors, or None if it can.
+    """Return why this backend cannot run on such tensors, or None if it can.
 
-    CPU tensors are taken where Triton's interpreter is switched on (`TRITON_INTERPRET=1`).
+    CPU tensors are supported in Triton's interpreter (`TRITON_INTERPRET=1`).
     """
     if dtype != torch.float32:
         return f"it computes in torch.float32 only, not in {dtype}"
@@ -83,7 +83,7 @@ def _unusable_triton() -> str | None:
 def use_precision(name: str) -> Iterator[None]:
     """Force the precision of matrix products, in forward and backward passes inside the block.
 
-    It holds for the whole process: the gradients of CUDA tensors are computed in other threads.
+    It applies to the whole process: gradients of CUDA tensors are computed in other threads.
 
     Args:
         name: `"tf32x3"`, `"bf16x6"` or `"tf32"`.
@@ -122,7 +122,7 @@ def backward(
     needs_x: bool,
     needs_pos: bool,
 ) -> MagnetConvGradients:
-    """Differentiate a call: recompute the features of every edge, then push gradients through."""
+    """Differentiate a call, recomputing the features of every edge."""
     call, grad_output = _prepared(call), grad_output.contiguous()
     network = _pack(call.network)
     transposed, full = call.reverse_pointer is not None, call.readout is None
@@ -167,7 +167,7 @@ def _precision() -> str:
 
 
 def _prepared(call: MagnetConv) -> MagnetConv:
-    """The same call with every tensor contiguous: the kernels compute addresses themselves."""
+    """Return the call with every tensor contiguous, which the kernels rely on."""
     if call.source.size(1) > _MAX_DIM:
         raise ValueError(
             f"Expected positions of at most {_MAX_DIM} coordinates, got {call.source.size(1)}"
@@ -181,7 +181,7 @@ def _prepared(call: MagnetConv) -> MagnetConv:
 
 
 def _pack(network: MAGNetWeights) -> Network:
-    """Bring the weights into the kernels' units and layout."""
+    """Convert the weights to the kernels' units and layout."""
     from ccnn_geo.ops.point_backends.triton.network import Network
 
     scales = network.inverse_widths * _BINARY
@@ -196,7 +196,7 @@ def _pack(network: MAGNetWeights) -> Network:
 
 
 def _graph(call: MagnetConv, reverse: bool) -> Graph:
-    """The rows of targets, or those of sources."""
+    """Return the graph with targets as rows, or with sources."""
     from ccnn_geo.ops.point_backends.triton.network import Graph
 
     window = call.inverse_sigma * _BINARY
@@ -211,7 +211,7 @@ def _aggregate(
     call: MagnetConv, network: Network, values: Tensor, center_values: Tensor | None,
     output: Tensor | None, *, reverse: bool, with_moment: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:  # fmt: skip
-    """Fill `output`; return the readout's gradient if there are centre values, and the moment."""
+    """Fill `output`; return the gradient of the readout (given centre values) and the moment."""
     from ccnn_geo.ops.point_backends.triton.aggregate import aggregate_kernel
 
     graph = _graph(call, reverse)
@@ -249,7 +249,7 @@ def _differentiate(
     grad_values: Tensor | None = None, grad_center_values: Tensor | None = None,
     grad_centers: Tensor | None = None, grad_neighbors: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """Walk the rows of targets, or those of sources, and fill what is given."""
+    """Fill the given gradients, with targets as rows or with sources."""
     from ccnn_geo.ops.point_backends.triton.differentiate import differentiate_kernel
 
     graph = _graph(call, reverse)
@@ -271,7 +271,7 @@ def _differentiate(
 
 
 def _empty_gradients(call: MagnetConv) -> Gradients:
-    """Room for the sums of every program that walks rows of targets."""
+    """Allocate the partial sums of every program."""
     from ccnn_geo.ops.point_backends.triton.differentiate import MONOMIALS, Gradients
 
     graph = _graph(call, reverse=False)
@@ -291,7 +291,7 @@ def _empty_gradients(call: MagnetConv) -> Gradients:
 
 
 def _reduced(call: MagnetConv, gradients: Gradients) -> tuple[Tensor, MAGNetWeights]:
-    """Sum over the programs, and turn gradients of coefficients into those of the parameters."""
+    """Sum over programs; convert gradients of coefficients to gradients of parameters."""
     layers, width = call.network.phases.shape
     dim = call.source.size(1)
     weights, biases, exponents, angles, window = (part.sum(0) for part in gradients)
@@ -313,7 +313,7 @@ def _mean_degree(graph: Graph) -> float:
 
 
 def _programs(rows: int, tiles: Tiles, device: torch.device) -> int:
-    """As many programs as are resident, for kernels whose programs keep sums of their own."""
+    """Return the number of resident programs, for kernels that keep one sum per program."""
     if device.type != "cuda":
         return min(rows, tiles.residents)
     processors = torch.cuda.get_device_properties(device).multi_processor_count

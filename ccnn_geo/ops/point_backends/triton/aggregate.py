@@ -110,7 +110,7 @@ def _finish_row(
     aggregate, bias, row, program, channel, readout, center_values, output, grad_readout,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """Store one row's aggregate or its readout, and add what it gives the readout's gradient."""
+    """Store one row's aggregate or output; add its contribution to the readout's gradient."""
     column = tl.arange(0, PADDED)
     inside = channel < CHANNELS
     mask = inside[:, None] & (column < WIDTH)[None, :]

@@ -1,4 +1,4 @@
-"""What all Triton kernels of the fused convolution share: offsets, filters, matrix products.
+"""Offsets, filters and matrix products, shared by all Triton kernels of the fused convolution.
 
 The kernels walk the rows of a graph: a row is a point (the centre) with a list of neighbours, which
 are taken in blocks of B. Widths are padded to a power of two P; filters of padding have weights of
@@ -23,7 +23,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 class Graph(NamedTuple):
-    """Rows of neighbours, and what offsets between the points need."""
+    """Rows of neighbours with the positions, bounds and window of their offsets."""
 
     centers: Tensor  # [rows, D]
     neighbors: Tensor  # [N, D]
@@ -155,7 +155,7 @@ def neighbors(graph, slot, end):
 
 @triton.jit
 def edges(graph, row, neighbor, DIM: tl.constexpr, REVERSED: tl.constexpr):
-    """Which neighbours count, their offsets (zero where they do not) and the window, `[B]` each.
+    """Return which neighbours count, their offsets (else zero) and the window, `[B]` each.
 
     `REVERSED` means that the rows are sources, with transposed lists of neighbours.
     """
@@ -253,7 +253,7 @@ def pull_offsets(
     filters, layer, offsets, grad_exponent, grad_angle, grad_offsets,
     DIM: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
-    """Add what one layer's arguments give the gradients of the offsets, `[B]` each."""
+    """Add one layer's contribution to the gradients of the offsets, `[B]` each."""
     column = layer * (3 * DIM + 1) * PADDED + tl.arange(0, PADDED)
     pulled = ()
     for axis in tl.static_range(DIM):
@@ -282,7 +282,7 @@ def last_linear(
     network, offsets, LAYERS: tl.constexpr,
     DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What the last layer's filters multiply, `[B, P]`."""
+    """Return the factors of the last layer's filters, `[B, P]`."""
     linear = tl.full([BLOCK, PADDED], 1.0, tl.float32)
     for layer in range(LAYERS - 1):
         hidden = gabor(network.filters, layer, offsets, DIM, PADDED) * linear
@@ -295,7 +295,7 @@ def all_linears(
     network, offsets, LAYERS: tl.constexpr,
     DIM: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What every layer's filters multiply, a tuple of `[B, P]`; ones for the first layer."""
+    """Return the factors of every layer's filters, a tuple of `[B, P]`; ones for the first."""
     linear = tl.full([BLOCK, PADDED], 1.0, tl.float32)
     linears = replaced(zeros(LAYERS, BLOCK, PADDED), 0, linear, LAYERS)
     for layer in range(LAYERS - 1):
