@@ -71,7 +71,7 @@ class CKConvMP(MessagePassing):
             root of the number of terms (Sec. 4.1), which ignores the window and the statistics of
             the filters. `"exact"` makes the sum over the kernel points of the squared windowed
             kernel 1 for every output: over the taps of the grid if the layer is made for one, else
-            over offsets typical of a cloud (see `calibrate` for those of given data).
+            over offsets typical of a cloud (`calibrate` uses the offsets of given data).
         kwargs: Arguments of `torch_geometric.nn.MessagePassing`; `aggr` must be `"add"`.
 
     Shapes:
@@ -569,7 +569,7 @@ class CKConvMP(MessagePassing):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Load weights; those of a kernel with other settings are an error, as other sizes are."""
+        """Load weights; another extent, spacing, cutoff or causality is an error, like a size."""
         for name, value in self._kernel_settings().items():
             saved = local_metadata.get(name, value)
             if saved != value:

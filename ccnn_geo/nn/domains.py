@@ -73,7 +73,7 @@ class Points:
         target: Positions of the targets, `[T, D]`; the same tensor unless the graph is bipartite.
         neighbors: The graph.
         edge_index: The graph as the caller gave it, `[2, E]`, for explainers, whose masks are in
-            its order; that of `neighbors` unless given.
+            its order; the order of `neighbors` unless given.
         weight: Quadrature weight of every source, `[S]`.
         batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
         batch_size: Number of clouds, B.
@@ -135,7 +135,7 @@ class Points:
 
     @property
     def pos(self) -> Tensor | tuple[Tensor, Tensor]:
-        """Positions, or a pair of those of sources and targets."""
+        """Positions, or a pair (positions of the sources, positions of the targets)."""
         return self.source if self.source is self.target else (self.source, self.target)
 
     def features(self, x: Tensor) -> Tensor:
@@ -148,10 +148,8 @@ class Points:
 
     def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
         """Evaluate a convolution on `[S, C_in]`, giving `[T, C_out]`."""
-        output, norm = conv.convolve_points(features, self, with_norm=self.norms is not None)
-        if self.norms is not None and norm is not None:
-            self.norms.append(norm)
-        return output
+        evaluated = conv.convolve_points(features, self, with_norm=self.norms is not None)
+        return _keep_norm(self.norms, *evaluated)
 
     def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
         """Drop channels of `[N, C]`, the same ones at all points of a cloud."""
@@ -159,8 +157,7 @@ class Points:
 
     def pool(self, features: Tensor, readout: Readout) -> Tensor:
         """Reduce the features of every cloud, `[B, C]`."""
-        pool = global_mean_pool if readout == "mean" else global_max_pool
-        return pool(features, self.batch, self.batch_size)
+        return _pool_rows(features, readout, self.batch, self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +165,7 @@ class Grid:
     """A batch of grids, as a whole or in part.
 
     Features of whole grids are `[B, C, P]`, of P cells each. Where some cells are empty, features
-    are rows `[M, C]`, one for every occupied cell, as those of a point cloud, so that empty cells
+    are rows `[M, C]`, one for every occupied cell, like the points of a cloud, so that empty cells
     do not enter norms, dropout and readout.
 
     Args:
@@ -264,10 +261,8 @@ class Grid:
 
     def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
         """Evaluate a convolution on features."""
-        output, norm = conv.convolve_grid(features, self, with_norm=self.norms is not None)
-        if self.norms is not None and norm is not None:
-            self.norms.append(norm)
-        return output
+        evaluated = conv.convolve_grid(features, self, with_norm=self.norms is not None)
+        return _keep_norm(self.norms, *evaluated)
 
     def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
         """Drop channels of features, the same ones in all cells of a grid."""
@@ -277,8 +272,7 @@ class Grid:
         """Reduce the features of the occupied cells of every grid, `[B, C]`."""
         if self.cells is None:
             return features.mean(-1) if readout == "mean" else features.amax(-1)
-        pool = global_mean_pool if readout == "mean" else global_max_pool
-        return pool(features, self.batch, self.batch_size)
+        return _pool_rows(features, readout, self.batch, self.batch_size)
 
     def count_taps(self, convs: Sequence[Convolution]) -> None:
         """Count the taps of several kernels at once, which synchronises a GPU only once."""
@@ -290,6 +284,20 @@ class Grid:
         if conv not in self.taps:
             self.count_taps([conv])
         return self.taps[conv]
+
+
+def _pool_rows(
+    rows: Tensor, readout: Readout, batch: Tensor | None, batch_size: int | None
+) -> Tensor:
+    pool = global_mean_pool if readout == "mean" else global_max_pool
+    return pool(rows, batch, batch_size)
+
+
+def _keep_norm(norms: list[Tensor] | None, output: Tensor, norm: Tensor | None) -> Tensor:
+    """Append the norm of an evaluation to those of the domain, and return the output."""
+    if norms is not None and norm is not None:
+        norms.append(norm)
+    return output
 
 
 def mask_from_lengths(lengths: Tensor, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ def typical_offsets(dim: int, num_neighbors: int) -> Tensor:
 
     The cloud has twice as many points as a target has neighbours (the paper's 512 and 256), spread
     over the unit sphere, since scans and sampled meshes are surfaces; for D = 1 over [-1, 1]. The
-    offsets are those of the nearest neighbours of 32 of its points, always the same ones.
+    offsets lead from 32 of its points, always the same ones, to their nearest neighbours.
 
     Args:
         dim: Number of coordinates, D.

@@ -61,7 +61,8 @@ def check_point_conv(
         _check_network(features, readout, support.bounds.size(1))
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         for name, part in data.items():
-            _check_finite(name, part)
+            if not is_finite(part):
+                raise ValueError(f"Expected finite {name}, got NaN or infinity")
 
 
 def check_magnet_conv(call: MagnetConv) -> None:
@@ -109,6 +110,12 @@ def check_magnet_conv(call: MagnetConv) -> None:
     if call.x.device.type == "cpu":
         _check_pointer("reverse_pointer", call.reverse_pointer, None, slots)
         _check_range("reverse_target", call.reverse_target, 0, targets - 1)
+
+
+def is_finite(part: Tensor) -> bool:
+    """Return True if no value is NaN or infinite; waits for the device."""
+    # The sum is ten times as fast; it may overflow where all values are finite.
+    return math.isfinite(float(part.detach().sum())) or bool(part.isfinite().all())
 
 
 def check_tensor(
@@ -223,12 +230,6 @@ def _check_network(network: MAGNetWeights, readout: Tensor, dim: int) -> None:
             f"Expected `readout` with {width + 1} columns for {width} features and a bias, got "
             f"{readout.size(-1)}"
         )
-
-
-def _check_finite(name: str, part: Tensor) -> None:
-    # The sum is ten times as fast; it may overflow where all values are finite.
-    if not math.isfinite(float(part.detach().sum())) and not bool(part.isfinite().all()):
-        raise ValueError(f"Expected finite {name}, got NaN or infinity")
 
 
 def _check_pointer(name: str, pointer: Tensor | None, first: int | None, slots: int) -> None:
