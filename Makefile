@@ -6,7 +6,7 @@
 EXTRAS ?=
 comma := ,
 DEMO_EXTRAS := train
-TEST_EXTRAS := dev,mesh,train,viz$(if $(EXTRAS),$(comma)$(EXTRAS))
+TEST_EXTRAS := dev,mesh,nufft,train,viz$(if $(EXTRAS),$(comma)$(EXTRAS))
 PYTEST_FLAGS ?= -n 2
 
 VENV := .venv

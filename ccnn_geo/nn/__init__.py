@@ -3,7 +3,8 @@
 from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
 from ccnn_geo.nn.ccnn import CCNN
 from ccnn_geo.nn.conv import CKConvMP
-from ccnn_geo.nn.domains import Domain, Grid, Points
+from ccnn_geo.nn.domains import AllPoints, Domain, Grid, Points
+from ccnn_geo.nn.frequencies import frequency_penalty, kernel_frequencies
 from ccnn_geo.nn.kernels import FourierNet, GaborNet, KernelNetwork, MAGNet
 from ccnn_geo.nn.perceptrons import MLP, SIREN
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear
@@ -13,6 +14,7 @@ from ccnn_geo.pretrained.model import PretrainedModule
 from ccnn_geo.pretrained.storage import pretrained_names
 
 __all__ = [
+    "AllPoints",
     "CCNN",
     "MLP",
     "SIREN",
@@ -34,5 +36,7 @@ __all__ = [
     "PretrainedModule",
     "ResidualBlock",
     "S4Block",
+    "frequency_penalty",
+    "kernel_frequencies",
     "pretrained_names",
 ]

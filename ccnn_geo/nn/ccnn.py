@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self, cast
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from ccnn_geo.nn.bandlimit import Bandlimit, grid_bandlimit, point_bandlimit
 from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
 from ccnn_geo.nn.checks import check_finite, check_points, check_signals
 from ccnn_geo.nn.conv import CKConvMP, Initialization
-from ccnn_geo.nn.domains import Domain, Grid, Points, mask_from_lengths
+from ccnn_geo.nn.domains import AllPoints, Domain, Grid, Points, mask_from_lengths
 from ccnn_geo.nn.grid_arguments import training_grid
 from ccnn_geo.nn.kernels import KernelNetwork
 from ccnn_geo.nn.penalty import kernel_penalty
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear, reset_linear
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
+from ccnn_geo.ops.nufft_conv import check_tolerance
 from ccnn_geo.pretrained.model import PretrainedModule, remember_arguments
+
+Evaluation = Literal["neighbors", "nufft"]
 
 
 class CCNN(PretrainedModule):
@@ -56,6 +61,11 @@ class CCNN(PretrainedModule):
         separable: If True, the convolutions are depthwise-separable.
         causal: If True, the convolutions look back only (D = 1).
         initialization: Scale of the initial kernels, see `CKConvMP`.
+        evaluation: How to convolve on points unless `forward` is told otherwise: over a graph of
+            `"neighbors"`, or by `"nufft"` over all points within reach, see `CKConvMP.nufft`.
+        tolerance: Relative error of each convolution with `evaluation="nufft"`.
+        bandlimit: Frequency at which sines of the kernels are attenuated by half, unless `forward`
+            is told otherwise, see `CKConvMP.forward`.
 
     Shapes:
         - **input:** features `[N, C_in]`, positions `[N, D]` in the unit of `extent`, clouds `[N]`;
@@ -93,6 +103,9 @@ class CCNN(PretrainedModule):
         separable: bool = True,
         causal: bool = False,
         initialization: Initialization = "paper",
+        evaluation: Evaluation = "neighbors",
+        tolerance: float = 1e-3,
+        bandlimit: Bandlimit = None,
     ) -> None:
         super().__init__()
         if num_blocks < 1:
@@ -106,6 +119,9 @@ class CCNN(PretrainedModule):
         self.dim = dim
         self.num_neighbors = num_neighbors
         self.readout = readout
+        self.evaluation = _check_evaluation(evaluation, causal)
+        self.tolerance = check_tolerance(tolerance)
+        self.bandlimit = bandlimit
 
         def convolution(channels: int) -> CKConvMP:
             values = channels if separable else channels * hidden_channels
@@ -193,6 +209,10 @@ class CCNN(PretrainedModule):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
         method: str = "auto",
+        evaluation: Evaluation | None = None,
+        tolerance: float | None = None,
+        period: float | tuple[float | None, ...] | None = None,
+        bandlimit: Bandlimit = None,
         return_kernel_penalty: bool = False,
     ) -> Any:
         """Classify clouds or grids, or every point of them.
@@ -215,6 +235,12 @@ class CCNN(PretrainedModule):
                 their outputs are zero.
             lengths: Lengths of padded sequences, `[B]`, in place of a mask (D = 1).
             method: How to convolve on grids, see `ops.grid_conv`.
+            evaluation: How to convolve on points, `"neighbors"` or `"nufft"`; the network's own
+                unless given.
+            tolerance: Relative error of each convolution with `"nufft"`; the network's own unless
+                given.
+            period: Period of the positions, a number or one per axis, None where there is none.
+            bandlimit: See `CKConvMP.forward`; the network's own unless given, `math.inf` for none.
             return_kernel_penalty: If True, also return half the sum of the squared norms of all
                 kernels as they were evaluated (Eq. 3), a scalar.
 
@@ -232,13 +258,22 @@ class CCNN(PretrainedModule):
         elif pos_or_graph is not None:
             edge_index = pos_or_graph
         norms: list[Tensor] | None = [] if return_kernel_penalty else None
+        bandlimit = self.bandlimit if bandlimit is None else bandlimit
+        evaluation = self.evaluation if evaluation is None else _check_evaluation(evaluation, False)
         domain: Domain
         if pos is None:
-            domain = self._grid(x, spacing, mask, lengths, weight, method, norms)
+            domain = self._grid(x, spacing, mask, lengths, weight, method, norms, bandlimit)
         elif spacing is not None or mask is not None or lengths is not None:
             raise ValueError("Expected no `spacing`, `mask` or `lengths` with `pos`, got one")
+        elif evaluation == "neighbors":
+            domain = self._points(x, pos, batch, edge_index, weight, batch_size, norms, bandlimit)
+        elif edge_index is not None:
+            raise ValueError("Expected no `edge_index` with `evaluation='nufft'`, got one")
         else:
-            domain = self._points(x, pos, batch, edge_index, weight, batch_size, norms)
+            tolerance = self.tolerance if tolerance is None else tolerance
+            domain = self._all_points(
+                x, pos, batch, weight, batch_size, tolerance, period, bandlimit, norms
+            )
         hidden = domain.convolve(self.stem, self.input_dropout(domain.features(x)))
         hidden = nn.functional.gelu(self.stem_norm(hidden))
         for block in self.blocks:
@@ -278,9 +313,9 @@ class CCNN(PretrainedModule):
             The network itself.
         """
         domain = (
-            self._grid(x, spacing, mask, None, None, "auto", None)
+            self._grid(x, spacing, mask, None, None, "auto", None, self.bandlimit)
             if pos is None
-            else self._points(x, pos, batch, edge_index, None, None, None)
+            else self._points(x, pos, batch, edge_index, None, None, None, self.bandlimit)
         )
         for conv in self._convolutions():
             conv.normalize_on(domain)
@@ -298,6 +333,7 @@ class CCNN(PretrainedModule):
         weight: Tensor | None,
         method: str,
         norms: list[Tensor] | None,
+        bandlimit: Bandlimit,
     ) -> Grid:
         check_signals(x, self.dim, self.in_channels)
         check_finite(x=x if mask is None and lengths is None else None, weight=weight)
@@ -306,7 +342,10 @@ class CCNN(PretrainedModule):
                 raise ValueError("Expected `lengths` or a `mask`, got both")
             mask = mask_from_lengths(lengths, x)
         spacing = self.stem.spacing if spacing is None else spacing
-        grid = Grid.of(x, spacing, mask=mask, weight=weight, method=method, norms=norms)
+        band = grid_bandlimit(bandlimit, spacing, self.dim)
+        grid = Grid.of(
+            x, spacing, mask=mask, weight=weight, method=method, norms=norms, bandlimit=band
+        )
         if mask is not None:
             check_finite(x=grid.features(x))
         grid.count_taps(self._convolutions())
@@ -321,9 +360,9 @@ class CCNN(PretrainedModule):
         weight: Tensor | None,
         batch_size: int | None,
         norms: list[Tensor] | None,
+        bandlimit: Bandlimit,
     ) -> Points:
-        if isinstance(pos, Tensor) and len(pos) == 0:
-            raise ValueError("Expected at least one point in `pos`, got none")
+        _check_any(pos)
         check_points(x, (pos, pos), weight, self.dim, self.in_channels)
         check_finite(x=x, pos=pos, weight=weight)
         if edge_index is None:
@@ -331,12 +370,60 @@ class CCNN(PretrainedModule):
         if batch is not None:
             batch_size = _count_clouds(batch, batch_size, len(pos))
         return Points.of(
-            pos, edge_index, weight=weight, batch=batch, batch_size=batch_size, norms=norms
+            pos,
+            edge_index,
+            weight=weight,
+            batch=batch,
+            batch_size=batch_size,
+            norms=norms,
+            bandlimit=point_bandlimit(bandlimit, pos, batch),
         )
+
+    def _all_points(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        batch: Tensor | None,
+        weight: Tensor | None,
+        batch_size: int | None,
+        tolerance: float,
+        period: float | tuple[float | None, ...] | None,
+        bandlimit: Bandlimit,
+        norms: list[Tensor] | None,
+    ) -> AllPoints:
+        _check_any(pos)
+        points = AllPoints.of(
+            x,
+            pos,
+            batch,
+            channels=self.in_channels,
+            dim=self.dim,
+            weight=weight,
+            tolerance=tolerance,
+            period=period,
+            bandlimit=bandlimit,
+            norms=norms,
+        )
+        if batch is None:
+            return points
+        return replace(points, batch_size=_count_clouds(batch, batch_size, len(pos)))
 
     def extra_repr(self) -> str:
         """Show what the layers would not."""
         return f"num_neighbors={self.num_neighbors}, readout={self.readout!r}"
+
+
+def _check_evaluation(evaluation: Evaluation, causal: bool) -> Evaluation:
+    if evaluation not in get_args(Evaluation):
+        raise ValueError(f"Expected `evaluation` to be 'neighbors' or 'nufft', got {evaluation!r}")
+    if causal and evaluation == "nufft":
+        raise ValueError("Expected `evaluation` 'neighbors' for a causal network, got 'nufft'")
+    return evaluation
+
+
+def _check_any(pos: Tensor) -> None:
+    if isinstance(pos, Tensor) and len(pos) == 0:
+        raise ValueError("Expected at least one point in `pos`, got none")
 
 
 def _count_clouds(batch: Tensor, batch_size: int | None, num_points: int) -> int:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
+from ccnn_geo.nn.bandlimit import Bandlimit, footprint, grid_bandlimit, point_bandlimit
 from ccnn_geo.nn.checks import check_finite, check_points, check_signals
-from ccnn_geo.nn.domains import Grid, Points
+from ccnn_geo.nn.domains import AllPoints, Grid, Points
 from ccnn_geo.nn.grid_arguments import training_grid
 from ccnn_geo.nn.initialization import second_moment, typical_offsets
 from ccnn_geo.nn.kernels import KernelNetwork, MAGNet
@@ -26,6 +27,8 @@ from ccnn_geo.ops import (
     relative_offsets,
 )
 from ccnn_geo.ops.grid_positions import per_axis
+from ccnn_geo.ops.kernel_support import Features
+from ccnn_geo.ops.nufft_conv import nufft_conv
 
 PairTensor = tuple[Tensor, Tensor]
 OptPairTensor = tuple[Tensor, Tensor | None]
@@ -225,6 +228,7 @@ class CKConvMP(MessagePassing):
         edge_index: Tensor | Neighborhood | None = None,
         *,
         weight: Tensor | None = None,
+        bandlimit: Bandlimit = None,
         return_kernel_norm: bool = False,
     ) -> Any:
         """Convolve features over a graph; without `pos`, signals on a grid, see `grid`.
@@ -234,6 +238,10 @@ class CKConvMP(MessagePassing):
             pos: Positions of the points, or a pair (sources, targets).
             edge_index: Sources and targets in any order, or a prepared `Neighborhood`.
             weight: Quadrature weight of every source (not of every edge), `[S]`; 1 unless given.
+            bandlimit: Frequency in cycles per unit of `pos`, a number or one per axis, at which the
+                sines of the kernel network are attenuated by half, so that the kernel does not
+                alias between points; `"auto"` for the Nyquist frequency of the
+                sources. See `ccnn_geo.nn.bandlimit`.
             return_kernel_norm: If True, also return the squared norm of the windowed kernel,
                 summed over the neighbours of a target and averaged over the targets (Eq. 3), a
                 scalar.
@@ -249,7 +257,9 @@ class CKConvMP(MessagePassing):
         if pos is None:
             if edge_index is not None or not isinstance(x, Tensor):
                 raise ValueError("Expected `pos` with a graph, got none")
-            return self.grid(x, weight=weight, return_kernel_norm=return_kernel_norm)
+            return self.grid(
+                x, weight=weight, bandlimit=bandlimit, return_kernel_norm=return_kernel_norm
+            )
         x = x[0] if isinstance(x, tuple) else x
         if isinstance(pos, tuple) and len(pos) != 2:
             raise ValueError(f"Expected `pos` to be a tensor or a pair, got {len(pos)} parts")
@@ -260,7 +270,8 @@ class CKConvMP(MessagePassing):
             check_finite(pos=target)
         if edge_index is None:
             raise ValueError("Expected `edge_index` with `pos`, got none")
-        points = Points.of(pos, edge_index, weight=weight)
+        band = point_bandlimit(bandlimit, source, None)
+        points = Points.of(pos, edge_index, weight=weight, bandlimit=band)
         output, norm = self.convolve_points(x, points, with_norm=return_kernel_norm)
         return (output, norm) if return_kernel_norm else output
 
@@ -271,6 +282,7 @@ class CKConvMP(MessagePassing):
         *,
         mask: Tensor | None = None,
         weight: Tensor | None = None,
+        bandlimit: Bandlimit = None,
         method: str = "auto",
         return_kernel_norm: bool = False,
     ) -> Any:
@@ -288,6 +300,7 @@ class CKConvMP(MessagePassing):
             weight: Quadrature weight of every cell, `[*S]` or `[B, *S]`. Unless given, the volume
                 of a cell relative to the grid that the layer is made for, so that a signal sampled
                 differently gives the same response; 1 if it is made for none.
+            bandlimit: See `forward`; `"auto"` for the Nyquist frequency of the grid.
             method: `"fft"`, `"direct"`, or `"auto"` for the faster, see `ops.grid_conv`.
             return_kernel_norm: If True, also return the squared norm of the windowed kernel, summed
                 over all taps (Eq. 3), a scalar.
@@ -302,11 +315,66 @@ class CKConvMP(MessagePassing):
         """
         check_signals(x, self.dim, self.in_channels)
         spacing = self.spacing if spacing is None else spacing
-        grid = Grid.of(x, spacing, mask=mask, weight=weight, method=method)
+        band = grid_bandlimit(bandlimit, spacing, self.dim)
+        grid = Grid.of(x, spacing, mask=mask, weight=weight, method=method, bandlimit=band)
         features = grid.features(x)
         check_finite(x=features, weight=weight)
         output, norm = self.convolve_grid(features, grid, with_norm=return_kernel_norm)
         output = grid.output(output)
+        return (output, norm) if return_kernel_norm else output
+
+    def nufft(
+        self,
+        x: Tensor | OptPairTensor,
+        pos: Tensor | PairTensor,
+        batch: Tensor | PairTensor | None = None,
+        *,
+        tolerance: float = 1e-3,
+        period: float | tuple[float | None, ...] | None = None,
+        weight: Tensor | None = None,
+        bandlimit: Bandlimit = None,
+        return_kernel_norm: bool = False,
+    ) -> Any:
+        """Convolve features over all pairs of points of every cloud, in N log N.
+
+        The result equals the convolution over the graph of all pairs up to the tolerance, see
+        `ops.nufft_conv`. Sources and targets may be different points, which also interpolates:
+        `conv.nufft(x, (pos, other), (batch, other_batch))`.
+
+        Args:
+            x: Features of the points, or a pair (sources, targets), of which only the first counts.
+            pos: Positions of the points, or a pair (sources, targets).
+            batch: Cloud of every point, sorted, `[N]`, or a pair (sources, targets); one cloud
+                unless given.
+            tolerance: Error relative to the sum over all pairs, in (1e-12, 1).
+            period: Period of the positions in the unit of `pos`, a number or one per axis, None
+                where there is none; positions may lie anywhere, they count modulo the period.
+            weight: Quadrature weight of every source, `[S]`; 1 unless given.
+            bandlimit: See `forward`.
+            return_kernel_norm: See `forward`.
+
+        Returns:
+            The output, or a pair (output, norm).
+
+        Raises:
+            TypeError: If features or positions are not floating-point tensors.
+            ValueError: If shapes do not fit, an argument is out of range, (on the CPU) a value is
+                not finite, the convolution is causal, a period is shorter than twice the reach of
+                the kernel, or the kernel needs more modes than memory allows.
+        """
+        x = x[0] if isinstance(x, tuple) else x
+        points = AllPoints.of(
+            x,
+            pos,
+            batch,
+            channels=self.in_channels,
+            dim=self.dim,
+            weight=weight,
+            tolerance=tolerance,
+            period=period,
+            bandlimit=bandlimit,
+        )
+        output, norm = self.convolve_all_points(x, points, with_norm=return_kernel_norm)
         return (output, norm) if return_kernel_norm else output
 
     def calibrate(
@@ -357,6 +425,7 @@ class CKConvMP(MessagePassing):
                 x=(x, None),
                 pos=(points.source, points.target),
                 weight=None if points.weight is None else points.weight.unsqueeze(-1),
+                bandlimit=points.bandlimit,
                 size=(points.neighbors.num_sources, points.neighbors.num_targets),
             )
             if with_moment:
@@ -366,13 +435,44 @@ class CKConvMP(MessagePassing):
                 x,
                 points.pos,
                 points.neighbors,
-                self._features,
+                self._features(points.bandlimit),
                 readout,
                 self.support(),
                 weight=points.weight,
                 with_moment=with_moment,
             )
         return self._finish(output), self._share_norm(moment, readout, collections)
+
+    def convolve_all_points(
+        self, x: Tensor, points: AllPoints, *, with_norm: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Convolve features over all pairs of points that have been checked.
+
+        Args:
+            x: Features of the sources, `[S, C_in]`.
+            points: Positions, clouds and quadrature weights.
+            with_norm: If True, compute the kernel norm as well.
+
+        Returns:
+            The output, `[T, C_out]`, and the norm or None.
+        """
+        collections = open_collections()
+        output, norm = nufft_conv(
+            x,
+            points.pos,
+            self._features(points.bandlimit),
+            self.readout(),
+            self.support(),
+            batch=points.clouds,
+            weight=points.weight,
+            tolerance=points.tolerance,
+            period=points.period,
+            with_norm=with_norm or bool(collections),
+        )
+        if norm is not None:
+            for norms in collections:
+                norms.append(norm)
+        return self._finish(output), norm
 
     def convolve_grid(
         self, x: Tensor, grid: Grid, *, with_norm: bool
@@ -400,14 +500,21 @@ class CKConvMP(MessagePassing):
         output = self._finish(grid.features(output))
         return output, self._share_norm(moment, readout, collections)
 
-    def message(self, x_j: Tensor, pos_i: Tensor, pos_j: Tensor, weight_j: Tensor | None) -> Tensor:
+    def message(
+        self,
+        x_j: Tensor,
+        pos_i: Tensor,
+        pos_j: Tensor,
+        weight_j: Tensor | None,
+        bandlimit: tuple[float, ...] | None,
+    ) -> Tensor:
         """Return the message along every edge, `[E, C]`.
 
         Explainers and hooks of PyG see these; otherwise they are summed without being built.
         """
         support = self.support()
         offsets = support.to_kernel_unit(relative_offsets(pos_j, pos_i))
-        basis = support.basis(offsets, self._features)
+        basis = support.basis(offsets, self._features(bandlimit))
         # Beyond the support nothing contributes, not even NaN or infinity.
         x_j = torch.where(support.inside(offsets).unsqueeze(-1), x_j, 0.0)
         if weight_j is not None:
@@ -435,9 +542,11 @@ class CKConvMP(MessagePassing):
         readout = torch.cat([layer.weight, layer.bias.unsqueeze(-1)], -1)
         return readout if self.separable else readout.view(self.out_channels, self.in_channels, -1)
 
-    @property
-    def _features(self) -> Any:
-        return self.kernel.magnet_weights() or self.kernel.features
+    def _features(self, bandlimit: tuple[float, ...] | None) -> Features:
+        """Return the kernel network up to its last layer, its sines attenuated by a bandlimit."""
+        if bandlimit is None:
+            return self.kernel.magnet_weights() or self.kernel.features
+        return self.kernel.attenuated(footprint(bandlimit, self.support().scale))
 
     @property
     def _is_observed(self) -> bool:
@@ -484,7 +593,7 @@ class CKConvMP(MessagePassing):
             nothing,
             points.pos,
             points.neighbors,
-            self._features,
+            self._features(points.bandlimit),
             readout,
             self.support(),
             with_moment=True,
@@ -511,7 +620,7 @@ class CKConvMP(MessagePassing):
         """Return windowed features at every tap of a grid, `[K, H + 1]`."""
         support = self.support()
         offsets = support.tap_offsets(grid.spacing, grid.taps_of(self))
-        return support.basis(offsets, self._features)
+        return support.basis(offsets, self._features(grid.bandlimit))
 
     @torch.no_grad()
     def _initial_moment(self) -> Tensor:
@@ -519,11 +628,11 @@ class CKConvMP(MessagePassing):
         support = self.support()
         if self.spacing is not None:
             offsets = support.tap_offsets(self.spacing, self._own_taps())
-            return second_moment(support, offsets, self._features)
+            return second_moment(support, offsets, self._features(None))
         offsets = typical_offsets(self.dim, self.num_neighbors).to(support.bounds.device)
         targets = len(offsets) // self.num_neighbors
         stretched = offsets * (2.0 if self.causal else 1.0)
-        return second_moment(support, stretched, self._features) / targets
+        return second_moment(support, stretched, self._features(None)) / targets
 
     @torch.no_grad()
     def _normalize(self, moment: Tensor) -> None:

@@ -16,16 +16,19 @@ from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import global_max_pool, global_mean_pool
 
+from ccnn_geo.nn.bandlimit import Bandlimit, point_bandlimit
+from ccnn_geo.nn.checks import check_finite, check_points
 from ccnn_geo.nn.pointwise import ChannelDropout
 from ccnn_geo.ops import KernelSupport, Neighborhood
-from ccnn_geo.ops.grid_positions import per_axis
+from ccnn_geo.ops.grid_positions import per_axis, per_axis_period
 from ccnn_geo.ops.kernel_support import Taps
+from ccnn_geo.ops.neighbor_search import check_clouds
 
 Readout = Literal["mean", "max"]
 
 
 class Convolution(Protocol):
-    """A convolution that evaluates on either domain, see `CKConvMP`."""
+    """A convolution that evaluates on every domain, see `CKConvMP`."""
 
     def support(self) -> KernelSupport:
         """Return support and window of the kernel as they are now."""
@@ -39,6 +42,11 @@ class Convolution(Protocol):
         self, x: Tensor, grid: Grid, *, with_norm: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Return the output on a grid, and the kernel norm if requested."""
+
+    def convolve_all_points(
+        self, x: Tensor, points: AllPoints, *, with_norm: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the output over all pairs of points, and the kernel norm if requested."""
 
 
 class Domain(Protocol):
@@ -78,6 +86,7 @@ class Points:
         batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
         batch_size: Number of clouds, B.
         norms: See `Domain`.
+        bandlimit: Frequency per axis at which the sines of a kernel are attenuated by half.
     """
 
     source: Tensor
@@ -88,6 +97,7 @@ class Points:
     batch: Tensor | None = None
     batch_size: int | None = None
     norms: list[Tensor] | None = None
+    bandlimit: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -99,6 +109,7 @@ class Points:
         batch: Tensor | None = None,
         batch_size: int | None = None,
         norms: list[Tensor] | None = None,
+        bandlimit: tuple[float, ...] | None = None,
     ) -> Points:
         """Describe points and a graph.
 
@@ -109,6 +120,7 @@ class Points:
             batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
             batch_size: Number of clouds, B.
             norms: See `Domain`.
+            bandlimit: Frequency per axis at which the sines of a kernel are attenuated by half.
 
         Raises:
             TypeError: If `edge_index` is not a tensor or `Neighborhood`.
@@ -122,7 +134,9 @@ class Points:
                     f"Expected a Neighborhood of {len(source)} sources and {len(target)} targets, "
                     f"got one of {counts[0]} and {counts[1]}"
                 )
-            return cls(source, target, edge_index, None, weight, batch, batch_size, norms)
+            return cls(
+                source, target, edge_index, None, weight, batch, batch_size, norms, bandlimit
+            )
         if not isinstance(edge_index, Tensor):
             raise TypeError(
                 f"Expected `edge_index` to be a tensor or Neighborhood, got a "
@@ -131,7 +145,7 @@ class Points:
         edges = edge_index.as_tensor() if isinstance(edge_index, EdgeIndex) else edge_index
         neighbors = Neighborhood.from_edge_index(edges, len(source), len(target))
         listed = edges if edges.layout == torch.strided else None
-        return cls(source, target, neighbors, listed, weight, batch, batch_size, norms)
+        return cls(source, target, neighbors, listed, weight, batch, batch_size, norms, bandlimit)
 
     @property
     def pos(self) -> Tensor | tuple[Tensor, Tensor]:
@@ -149,7 +163,7 @@ class Points:
     def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
         """Evaluate a convolution on `[S, C_in]`, giving `[T, C_out]`."""
         evaluated = conv.convolve_points(features, self, with_norm=self.norms is not None)
-        return _keep_norm(self.norms, *evaluated)
+        return keep_norm(self.norms, *evaluated)
 
     def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
         """Drop channels of `[N, C]`, the same ones at all points of a cloud."""
@@ -157,7 +171,131 @@ class Points:
 
     def pool(self, features: Tensor, readout: Readout) -> Tensor:
         """Reduce the features of every cloud, `[B, C]`."""
-        return _pool_rows(features, readout, self.batch, self.batch_size)
+        return pool_rows(features, readout, self.batch, self.batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class AllPoints:
+    """Points of one or several clouds without a graph; features are rows, `[N, C]`.
+
+    Kernels are summed over all points of a cloud, see `ccnn_geo.ops.nufft_conv`.
+
+    Args:
+        source: Positions of the sources, `[S, D]`, in the unit of the kernels' extent.
+        target: Positions of the targets, `[T, D]`; the same tensor unless they differ.
+        batch: Cloud of every source, sorted, `[S]`; one cloud unless given.
+        target_batch: Cloud of every target, `[T]`; the same tensor unless targets differ.
+        weight: Quadrature weight of every source, `[S]`.
+        batch_size: Number of clouds, B.
+        tolerance: Relative error of a convolution.
+        period: Period of the positions per axis, None where there is none.
+        bandlimit: Frequency per axis at which the sines of a kernel are attenuated by half.
+        norms: See `Domain`.
+    """
+
+    source: Tensor
+    target: Tensor
+    batch: Tensor | None = None
+    target_batch: Tensor | None = None
+    weight: Tensor | None = None
+    batch_size: int | None = None
+    tolerance: float = 1e-3
+    period: tuple[float | None, ...] | None = None
+    bandlimit: tuple[float, ...] | None = None
+    norms: list[Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        pos: Tensor | tuple[Tensor, Tensor],
+        batch: Tensor | tuple[Tensor, Tensor] | None = None,
+        *,
+        channels: int,
+        dim: int,
+        weight: Tensor | None = None,
+        batch_size: int | None = None,
+        tolerance: float = 1e-3,
+        period: float | tuple[float | None, ...] | None = None,
+        bandlimit: Bandlimit = None,
+        norms: list[Tensor] | None = None,
+    ) -> AllPoints:
+        """Check features and describe points.
+
+        Args:
+            x: Features of the sources, `[S, C]`.
+            pos: Positions `[N, D]`, or a pair (sources `[S, D]`, targets `[T, D]`).
+            batch: Cloud of every point, sorted, `[N]`, or a pair; one cloud unless given.
+            channels: Expected size of the features.
+            dim: Expected number of coordinates.
+            weight: Quadrature weight of every source, `[S]`.
+            batch_size: Number of clouds, B.
+            tolerance: Relative error of a convolution.
+            period: Period of the positions, a number or one per axis, None where there is none.
+            bandlimit: See `CKConvMP.forward`.
+            norms: See `Domain`.
+
+        Raises:
+            TypeError: If features or positions are not floating-point tensors.
+            ValueError: If shapes do not fit, (on the CPU) a value is not finite, `batch` is not
+                sorted, or a period or bandlimit is out of range.
+        """
+        for name, part in (("pos", pos), ("batch", batch)):
+            if isinstance(part, tuple) and len(part) != 2:
+                raise ValueError(f"Expected `{name}` to be a tensor or a pair, got {len(part)}")
+        source, target = pos if isinstance(pos, tuple) else (pos, pos)
+        clouds, target_clouds = batch if isinstance(batch, tuple) else (batch, batch)
+        check_points(x, (source, target), weight, dim, channels)
+        check_finite(x=x, pos=source, weight=weight)
+        check_clouds(source, clouds)
+        if target is not source or target_clouds is not clouds:
+            check_finite(pos=target)
+            check_clouds(target, target_clouds)
+        return cls(
+            source,
+            target,
+            clouds,
+            target_clouds,
+            weight,
+            batch_size,
+            tolerance,
+            per_axis_period(period, dim),
+            point_bandlimit(bandlimit, source, clouds),
+            norms,
+        )
+
+    @property
+    def pos(self) -> Tensor | tuple[Tensor, Tensor]:
+        """Positions, or a pair (positions of the sources, positions of the targets)."""
+        return self.source if self.source is self.target else (self.source, self.target)
+
+    @property
+    def clouds(self) -> tuple[Tensor, Tensor] | None:
+        """Clouds of the sources and of the targets; None if there is only one."""
+        if self.batch is None or self.target_batch is None:
+            return None
+        return self.batch, self.target_batch
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return features `[N, C]` as they are."""
+        return x
+
+    def output(self, features: Tensor) -> Tensor:
+        """Return features `[N, C]` as they are."""
+        return features
+
+    def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
+        """Evaluate a convolution on `[S, C_in]`, giving `[T, C_out]`."""
+        evaluated = conv.convolve_all_points(features, self, with_norm=self.norms is not None)
+        return keep_norm(self.norms, *evaluated)
+
+    def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
+        """Drop channels of `[N, C]`, the same ones at all points of a cloud."""
+        return dropout(features, self.target_batch, self.batch_size)
+
+    def pool(self, features: Tensor, readout: Readout) -> Tensor:
+        """Reduce the features of every cloud, `[B, C]`."""
+        return pool_rows(features, readout, self.target_batch, self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +316,7 @@ class Grid:
         method: See `ccnn_geo.ops.grid_conv`.
         taps: Taps of the kernels that have been counted, see `count_taps`.
         norms: See `Domain`.
+        bandlimit: Frequency per axis at which the sines of a kernel are attenuated by half.
     """
 
     batch_size: int
@@ -188,6 +327,7 @@ class Grid:
     method: str = "auto"
     taps: dict[Convolution, Taps] = field(default_factory=dict)
     norms: list[Tensor] | None = None
+    bandlimit: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -199,6 +339,7 @@ class Grid:
         weight: Tensor | None = None,
         method: str = "auto",
         norms: list[Tensor] | None = None,
+        bandlimit: tuple[float, ...] | None = None,
     ) -> Grid:
         """Describe the grid of signals `x [B, C, *S]`.
 
@@ -209,6 +350,7 @@ class Grid:
             weight: Quadrature weight of every cell, `[*S]` or `[B, *S]`.
             method: See `ccnn_geo.ops.grid_conv`.
             norms: See `Domain`.
+            bandlimit: Frequency per axis at which the sines of a kernel are attenuated by half.
 
         Raises:
             TypeError: If the mask is not boolean.
@@ -237,7 +379,7 @@ class Grid:
                 raise ValueError("Expected an occupied cell in every grid of `mask`, got none")
             cells = mask.flatten().nonzero().squeeze(1)
         steps = per_axis("spacing", spacing, len(size))
-        return cls(batch_size, size, steps, cells, weight, method, norms=norms)
+        return cls(batch_size, size, steps, cells, weight, method, norms=norms, bandlimit=bandlimit)
 
     @property
     def batch(self) -> Tensor | None:
@@ -262,7 +404,7 @@ class Grid:
     def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
         """Evaluate a convolution on features."""
         evaluated = conv.convolve_grid(features, self, with_norm=self.norms is not None)
-        return _keep_norm(self.norms, *evaluated)
+        return keep_norm(self.norms, *evaluated)
 
     def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
         """Drop channels of features, the same ones in all cells of a grid."""
@@ -272,7 +414,7 @@ class Grid:
         """Reduce the features of the occupied cells of every grid, `[B, C]`."""
         if self.cells is None:
             return features.mean(-1) if readout == "mean" else features.amax(-1)
-        return _pool_rows(features, readout, self.batch, self.batch_size)
+        return pool_rows(features, readout, self.batch, self.batch_size)
 
     def count_taps(self, convs: Sequence[Convolution]) -> None:
         """Count the taps of several kernels at once, which synchronises a GPU only once."""
@@ -286,14 +428,15 @@ class Grid:
         return self.taps[conv]
 
 
-def _pool_rows(
+def pool_rows(
     rows: Tensor, readout: Readout, batch: Tensor | None, batch_size: int | None
 ) -> Tensor:
+    """Reduce rows `[N, C]` to one for every element of a batch, `[B, C]`."""
     pool = global_mean_pool if readout == "mean" else global_max_pool
     return pool(rows, batch, batch_size)
 
 
-def _keep_norm(norms: list[Tensor] | None, output: Tensor, norm: Tensor | None) -> Tensor:
+def keep_norm(norms: list[Tensor] | None, output: Tensor, norm: Tensor | None) -> Tensor:
     """Append the norm of an evaluation to those of the domain, and return the output."""
     if norms is not None and norm is not None:
         norms.append(norm)

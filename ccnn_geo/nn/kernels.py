@@ -8,12 +8,14 @@ gather features instead of kernel values, which is what makes it fast.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ccnn_geo.nn.checks import check_positive
 from ccnn_geo.ops import MAGNetWeights, magnet_features
+from ccnn_geo.ops.kernel_support import Features
 
 
 class KernelNetwork(nn.Module):
@@ -57,6 +59,19 @@ class KernelNetwork(nn.Module):
     def magnet_weights(self) -> MAGNetWeights | None:
         """The network as a MAGNet, which the fused convolutions take; None if it is not one."""
         return None
+
+    def attenuated(self, footprint: tuple[float, ...]) -> Features:
+        """Return the features with every sine as it is expected under a Gaussian footprint.
+
+        Args:
+            footprint: Width of the footprint per axis, in units of the coordinates.
+
+        Raises:
+            ValueError: If the kernel is not a network of sines, or nothing is left of it.
+        """
+        raise ValueError(
+            f"Expected a kernel of sines for a `bandlimit`, got a {type(self).__name__}"
+        )
 
     def forward(self, coordinates: Tensor) -> Tensor:
         """Evaluate the kernel at coordinates `[..., D]`, giving `[..., C]`."""
@@ -145,6 +160,10 @@ class _GaborNetwork(_FilterNetwork):
             self.weights,
             self.biases,
         )
+
+    def attenuated(self, footprint: tuple[float, ...]) -> MAGNetWeights:
+        """Return the weights with every sine as it is expected under a Gaussian footprint."""
+        return self.magnet_weights().attenuated(footprint)
 
     def features(self, coordinates: Tensor) -> Tensor:
         """Evaluate the network up to its last hidden layer, `[..., D]` to `[..., H]`."""
@@ -278,10 +297,21 @@ class FourierNet(_FilterNetwork):
 
     def features(self, coordinates: Tensor) -> Tensor:
         """Evaluate the network up to its last hidden layer, `[..., D]` to `[..., H]`."""
+        return self._features(coordinates, None)
+
+    def attenuated(self, footprint: tuple[float, ...]) -> Features:
+        """Return the features with every sine as it is expected under a Gaussian footprint."""
+        return partial(self._features, footprint=footprint)
+
+    def _features(self, coordinates: Tensor, footprint: tuple[float, ...] | None) -> Tensor:
         angle = torch.einsum("...d,lhd->...lh", coordinates, self.frequencies) + self.phases
-        sines = torch.sin(angle).unbind(-2)
-        hidden = sines[0]
-        for sine, weight, bias in zip(sines[1:], self.weights, self.biases, strict=True):
+        sines = torch.sin(angle)
+        if footprint is not None:
+            widths = self.frequencies.new_tensor(footprint)
+            sines = sines * torch.exp(-0.5 * (self.frequencies * widths).square().sum(-1))
+        first, *others = sines.unbind(-2)
+        hidden = first
+        for sine, weight, bias in zip(others, self.weights, self.biases, strict=True):
             hidden = sine * nn.functional.linear(hidden, weight, bias)
         return hidden
 

@@ -72,6 +72,29 @@ def per_axis(name: str, value: float | tuple[float, ...], dim: int) -> tuple[flo
     return values
 
 
+def per_axis_period(
+    period: float | tuple[float | None, ...] | None, dim: int
+) -> tuple[float | None, ...] | None:
+    """Repeat a period for every axis, or check that there is a positive one or None for each.
+
+    Returns:
+        The period per axis, None where there is none; None if no axis is periodic.
+
+    Raises:
+        ValueError: If there are not `dim` values, or one is neither None nor a positive finite
+            number.
+    """
+    if period is None:
+        return None
+    values = (period,) * dim if isinstance(period, (int, float)) else tuple(period)
+    lengths = tuple(None if each is None else float(each) for each in values)
+    if len(lengths) != dim or not all(each is None or 0 < each < math.inf for each in lengths):
+        raise ValueError(
+            f"Expected `period` to be positive or None, one number or {dim}, got {period}"
+        )
+    return None if all(each is None for each in lengths) else lengths
+
+
 def _check_size(size: tuple[int, ...]) -> None:
     if len(size) == 0 or min(size) < 1:
         raise ValueError(f"Expected `size` to have at least one cell per axis, got {tuple(size)}")

@@ -38,6 +38,41 @@ class MAGNetWeights(NamedTuple):
             phases=self.phases + shift * self.frequencies.sum(-1),
         )
 
+    def attenuated(self, footprint: tuple[float, ...]) -> MAGNetWeights:
+        r"""Return the network with every sine as it is expected under a Gaussian footprint.
+
+        .. math::
+            E[\sin(\omega \cdot (c + \epsilon) + \varphi)] = e^{-\frac12 \|\omega \odot h\|^2}
+            \sin(\omega \cdot c + \varphi), \qquad \epsilon \sim N(0, \mathrm{diag}(h^2))
+
+        (`Barron et al. 2021 <https://arxiv.org/abs/2103.13415>`_, Eq. 14). The factors go into the
+        linear maps beside the filters.
+
+        Args:
+            footprint: Width h of the footprint per axis, in units of the coordinates.
+
+        Raises:
+            ValueError: If there is no linear map, or nothing is left of a filter.
+        """
+        if len(self.weights) == 0:
+            raise ValueError("Expected a network with a linear map between filters, got one filter")
+        widths = torch.tensor(footprint, dtype=torch.float64, device=self.frequencies.device)
+        turns = (self.frequencies.double() * widths).square().sum(-1)
+        factors = torch.exp(-0.5 * turns).to(self.weights.dtype)
+        if factors.device.type == "cpu" and not torch.compiler.is_compiling():
+            weakest = float(factors.detach().amax(1).min())
+            if weakest < torch.finfo(factors.dtype).eps:
+                raise ValueError(
+                    "Expected a `bandlimit` that leaves something of the kernel, got one at which "
+                    f"the slowest sine of a filter keeps {weakest:.1e} of its amplitude: choose a "
+                    "smaller `omega_0`, or a higher `bandlimit`"
+                )
+        weights = self.weights * factors[1:].unsqueeze(-1)
+        first = weights[:1] * factors[0]
+        return self._replace(
+            weights=torch.cat([first, weights[1:]]), biases=self.biases * factors[1:]
+        )
+
 
 def magnet_features(coordinates: Tensor, network: MAGNetWeights) -> Tensor:
     r"""Evaluate a MAGNet up to its last hidden layer (FlexConv, Romero et al. 2022, Sec. 3.2).

@@ -1,0 +1,1 @@
+"""Non-uniform Fourier transforms: one interface, FINUFFT or plain PyTorch behind it."""

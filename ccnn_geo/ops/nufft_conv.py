@@ -1,0 +1,392 @@
+"""The continuous convolution over all pairs of points, through non-uniform Fourier transforms."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_jump, kernel_reach
+from ccnn_geo.ops.kernel_support import Features, KernelSupport
+from ccnn_geo.ops.nufft_backends.finufft import FinufftTransform, is_available, missing_package
+from ccnn_geo.ops.nufft_backends.spreading import SpreadingTransform
+from ccnn_geo.ops.nufft_backends.transform import Modes, Transform, analyze, synthesize
+
+MEMORY_BUDGET = 4 * 2**30
+"""Bytes that the spectra and the sampled kernel of a convolution may take."""
+
+BACKENDS: dict[str, Callable[..., Transform]] = {
+    "torch": SpreadingTransform,
+    "finufft": FinufftTransform,
+}
+
+_FULL_KERNEL_CHUNK = 2**14
+"""Modes at which a full kernel is multiplied at a time."""
+
+
+class Period(NamedTuple):
+    """Box of the Fourier series of one cloud."""
+
+    length: tuple[float, ...]
+    """Length per axis in kernel units."""
+    modes: Modes
+    """Number of modes per axis, odd."""
+
+
+def nufft_conv(
+    x: Tensor,
+    pos: Tensor | tuple[Tensor, Tensor],
+    features: Features,
+    readout: Tensor,
+    support: KernelSupport,
+    *,
+    batch: Tensor | tuple[Tensor, Tensor] | None = None,
+    weight: Tensor | None = None,
+    tolerance: float = 1e-3,
+    period: tuple[float | None, ...] | None = None,
+    with_norm: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor | None]:
+    r"""Convolve features on points with a continuous kernel, over all pairs of points.
+
+    .. math::
+        y_i = \sum_j w_j\, g(v_{ij})\, A [h(v_{ij}), 1] \odot x_j
+
+    for all sources j of the cloud of target i, in `N log N` (fast summation, `Potts and Steidl
+    2003 <https://doi.org/10.1137/S1064827502400984>`_): with the Fourier series of the kernel on a
+    box that holds the cloud, the sum is a non-uniform Fourier transform of the features, a product,
+    and a transform back. The box is the cloud's own, longer by the reach of the kernel so that
+    nothing wraps around; on a periodic axis it is the period.
+
+    The error relative to the sum over all pairs is about the tolerance. The number of modes follows
+    from it and from the bandwidth of the kernel, see `kernel_bandwidth`. Gradients reach features,
+    positions, weights and all parameters; they can be differentiated again.
+
+    Args:
+        x: Features of the sources, `[S, C]`.
+        pos: Positions `[N, D]`, or a pair (sources `[S, D]`, targets `[T, D]`).
+        features: The kernel network up to its last linear layer, see `point_conv`.
+        readout: The last linear layer with its bias as the last column, `[C, H + 1]` (depthwise) or
+            `[O, C, H + 1]` (full).
+        support: Support and window of the kernel.
+        batch: Cloud of every point, sorted, `[N]`, or a pair; one cloud unless given.
+        weight: Quadrature weight of every source, `[S]`.
+        tolerance: Relative error, in (1e-12, 1); computed in float64 below 1e-6.
+        period: Period of the positions per axis, None where there is none.
+        with_norm: If True, also return the kernel norm.
+        backend: `"finufft"`, `"torch"`, or `"auto"` for FINUFFT where it is installed.
+
+    Returns:
+        The output `[T, C]` or `[T, O]`, and the squared norm of the windowed kernel, summed over
+        the sources and averaged over the targets (None unless asked for).
+
+    Raises:
+        TypeError: If the kernel is in 16 bits.
+        ValueError: If an argument is out of range, the kernel is causal or ends abruptly, a period
+            is shorter than twice the reach of the kernel, or the spectra would not fit into
+            `MEMORY_BUDGET`.
+        RuntimeError: If the requested backend is not installed.
+    """
+    check_tolerance(tolerance)
+    if support.shift != 0.0:
+        raise ValueError(
+            "Expected a kernel that is not causal: a causal kernel ends abruptly at the present, "
+            "which no number of modes resolves. Use a graph or grid"
+        )
+    if readout.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"Expected a kernel in float32 or float64, got {readout.dtype}, whose rounding errors "
+            "have no bandlimit; features may be in 16 bits"
+        )
+    make = BACKENDS[choose_backend(backend, x.device)]
+    single = pos[0] if isinstance(pos, tuple) else pos
+    pos = pos if isinstance(pos, tuple) else (pos, pos)
+    source = support.scaled(single)
+    target = source if pos[1] is pos[0] else support.scaled(pos[1])
+    if weight is not None:
+        x = x * weight.to(x.dtype).unsqueeze(-1)
+    single_digits = tolerance >= 1e-6 and readout.dtype != torch.float64
+    dtype = torch.float32 if single_digits else torch.float64
+    channels = readout.size(0)
+    if len(source) == 0 or len(target) == 0:
+        zero = x.sum() * 0 + readout.sum().to(x.dtype) * 0
+        return zero.expand(len(target), channels), zero if with_norm else None
+
+    with torch.autocast(x.device.type, enabled=False):
+        reach, band = _resolution(features, readout, support, tolerance)
+        wrap = _scaled_period(period, support, reach)
+        clouds = list(_clouds(source, target, batch))
+        boxes = [_box(source[own], target[other], reach, band, wrap) for own, other in clouds]
+        _check_memory(boxes, readout, support, band, tolerance)
+
+        def transforms(angles: Tensor, modes: Modes) -> Transform:
+            return make(angles, modes, tolerance / 4, dtype)
+
+        values = x.to(dtype).t()
+        kernels: dict[Period, Tensor] = {}
+        shares, norm = [], readout.new_zeros(())
+        for (own, other), (center, box) in zip(clouds, boxes, strict=True):
+            if box not in kernels:
+                kernels[box] = _kernel_spectrum(features, readout, support, reach, box)
+            here = _angles(source[own], center, box)
+            there = here if target is source else _angles(target[other], center, box)
+            forth = transforms(here.detach(), box.modes)
+            back = forth if there is here else transforms(there.detach(), box.modes)
+            spectrum = analyze(values[:, own].contiguous(), here, forth, box.modes)
+            spectrum = _multiply(kernels[box].to(spectrum.dtype), spectrum, readout)
+            shares.append(synthesize(spectrum, there, back, box.modes).t())
+            if with_norm:
+                pair = (here, there)
+                norm = norm + _pair_norm(features, readout, support, reach, box, pair, transforms)
+    output = torch.cat(shares).to(x.dtype)
+    return output, norm / len(target) if with_norm else None
+
+
+def check_tolerance(tolerance: float) -> float:
+    """Return a tolerance that has to be in (1e-12, 1).
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 1e-12 < tolerance < 1:
+        raise ValueError(f"Expected `tolerance` in (1e-12, 1), got {tolerance}")
+    return tolerance
+
+
+def choose_backend(name: str, device: torch.device) -> str:
+    """Return the backend to use.
+
+    Raises:
+        ValueError: If there is none of this name.
+        RuntimeError: If it is not installed.
+    """
+    if name == "auto":
+        return "finufft" if is_available(device) else "torch"
+    if name not in BACKENDS:
+        raise ValueError(
+            f"Expected `backend` to be 'auto' or one of {list(BACKENDS)}, got {name!r}"
+        )
+    if name == "finufft" and not is_available(device):
+        raise RuntimeError(f"Expected {missing_package(device)}, for `backend='finufft'`")
+    return name
+
+
+def _resolution(
+    features: Features, readout: Tensor, support: KernelSupport, tolerance: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return reach and bandwidth of a kernel, with the tolerance divided among the errors.
+
+    What lies beyond the bandwidth is missing, and what lies beyond it once more comes back as an
+    alias of the samples, on every axis.
+    """
+    reach = kernel_reach(support, 0.1 * tolerance)
+    share = tolerance / math.sqrt(8 * len(reach))
+    return reach, kernel_bandwidth(features, readout, support, reach, share)
+
+
+def _scaled_period(
+    period: tuple[float | None, ...] | None, support: KernelSupport, reach: tuple[float, ...]
+) -> tuple[float | None, ...]:
+    """Return the period per axis in kernel units.
+
+    Raises:
+        ValueError: If a period is shorter than twice the reach of the kernel.
+    """
+    if period is None:
+        return (None,) * len(reach)
+    for length, end, scale in zip(period, reach, support.scale, strict=True):
+        if length is not None and length * scale < 2 * end:
+            raise ValueError(
+                f"Expected `period` of at least {2 * end / scale:.4g}, twice the reach of the "
+                f"kernel, got {length:.4g}: choose a smaller extent or a narrower window"
+            )
+    return tuple(
+        None if each is None else each * scale
+        for each, scale in zip(period, support.scale, strict=True)
+    )
+
+
+def _clouds(
+    source: Tensor, target: Tensor, batch: Tensor | tuple[Tensor, Tensor] | None
+) -> Iterator[tuple[slice, slice]]:
+    """Yield the sources and targets of every cloud that has targets."""
+    if batch is None:
+        yield slice(0, len(source)), slice(0, len(target))
+        return
+    pair = batch if isinstance(batch, tuple) else (batch, batch)
+    size = max((int(each[-1]) + 1 for each in pair if len(each)), default=0)
+    ends = [torch.bincount(each, minlength=size).cumsum(0).tolist() for each in pair]
+    starts = [[0, *each[:-1]] for each in ends]
+    for start, end, first, last in zip(starts[0], ends[0], starts[1], ends[1], strict=True):
+        if last > first:
+            yield slice(start, end), slice(first, last)
+
+
+@torch.no_grad()
+def _box(
+    source: Tensor,
+    target: Tensor,
+    reach: tuple[float, ...],
+    band: tuple[float, ...],
+    period: tuple[float | None, ...],
+) -> tuple[Tensor, Period]:
+    """Return the centre of a cloud, `[D]`, and the box of its Fourier series."""
+    parts = [part for part in (source, target) if len(part)]
+    low = torch.stack([part.amin(0) for part in parts]).amin(0)
+    high = torch.stack([part.amax(0) for part in parts]).amax(0)
+    lengths, modes = [], []
+    for side, end, frequency, wrap in zip((high - low).tolist(), reach, band, period, strict=True):
+        length = max(side + end, 2 * end) if wrap is None else wrap
+        if math.isinf(frequency * length):
+            return (low + high) / 2, Period((math.inf,) * len(reach), (0,) * len(reach))
+        count = _odd_length(math.ceil(2 * frequency * length) + 1)
+        if wrap is None and frequency > 0:
+            # The step stays that of the bandwidth, so that clouds of equal modes share a kernel.
+            length = (count - 1) / (2 * frequency)
+        lengths.append(length)
+        modes.append(count)
+    return (low + high) / 2, Period(tuple(lengths), tuple(modes))
+
+
+def _check_memory(
+    boxes: list[tuple[Tensor, Period]],
+    readout: Tensor,
+    support: KernelSupport,
+    band: tuple[float, ...],
+    tolerance: float,
+) -> None:
+    """Raise ValueError if the spectra of a box would take more than `MEMORY_BUDGET`."""
+    channels = max(readout.shape[:-1])
+    for _, box in boxes:
+        # Features, output and their product or the kernel, with an oversampled copy of one.
+        needed = 8 * 6 * channels * math.prod(box.modes)
+        if 0 < needed <= MEMORY_BUDGET:
+            continue
+        cycles = [f"{each * scale:.3g}" for each, scale in zip(band, support.scale, strict=True)]
+        jump = kernel_jump(support)
+        reason = (
+            f"the kernel ends abruptly, where its window is still {jump:.2g} of its peak (see "
+            "`window_cutoff`)"
+            if jump > tolerance
+            else f"the kernel varies at up to {', '.join(cycles)} cycles per unit of `pos`"
+        )
+        modes = " x ".join(map(str, box.modes)) if needed else "an unbounded number of"
+        raise ValueError(
+            f"Expected spectra of at most {MEMORY_BUDGET / 2**30:g} GiB, but {reason}: a box of "
+            f"this size needs {modes} modes of {channels} channels"
+            + (f", {needed / 2**30:.3g} GiB. " if needed else ". ")
+            + ("Choose" if jump > tolerance else "Set a `bandlimit`, or choose")
+            + " a larger `tolerance`"
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _odd_length(length: int) -> int:
+    """Return the smallest odd number not below `length` without a prime factor over 7."""
+    length += 1 - length % 2
+    while True:
+        rest = length
+        for factor in (3, 5, 7):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 2
+
+
+def _angles(pos: Tensor, center: Tensor, box: Period) -> Tensor:
+    """Return positions in kernel units as angles in radians, `[N, D]`, float64."""
+    lengths = torch.tensor(box.length, dtype=torch.float64, device=pos.device)
+    turns = (pos - center) / lengths
+    return 2 * math.pi * (turns - turns.detach().round())
+
+
+def _sampled_basis(
+    features: Features, support: KernelSupport, reach: tuple[float, ...], box: Period
+) -> tuple[Tensor, list[int]]:
+    """Return the basis at the samples of a box within reach, `[K, H + 1]`, and their arms."""
+    steps = tuple(length / count for length, count in zip(box.length, box.modes, strict=True))
+    arms = [
+        min(int(end / step), count // 2)
+        for end, step, count in zip(reach, steps, box.modes, strict=True)
+    ]
+    spacing = tuple(step / scale for step, scale in zip(steps, support.scale, strict=True))
+    offsets = support.tap_offsets(spacing, tuple((arm, arm) for arm in arms))
+    return support.basis(offsets, features), arms
+
+
+def _series(samples: Tensor, arms: list[int], box: Period) -> Tensor:
+    """Return the Fourier coefficients of samples `[C, K]`, in the layout of `Transform`."""
+    dim = len(arms)
+    axes = tuple(range(1, dim + 1))
+    grid = samples.unflatten(-1, [2 * arm + 1 for arm in arms])
+    missing = [count - 2 * arm - 1 for count, arm in zip(box.modes, arms, strict=True)]
+    grid = torch.nn.functional.pad(grid, [each for m in missing[::-1] for each in (0, m)])
+    grid = grid.roll([-arm for arm in arms], axes)
+    return torch.fft.rfftn(grid, dim=axes, norm="forward")
+
+
+def _kernel_spectrum(
+    features: Features,
+    readout: Tensor,
+    support: KernelSupport,
+    reach: tuple[float, ...],
+    box: Period,
+) -> Tensor:
+    """Return the Fourier coefficients of a depthwise kernel, or of the basis of a full one."""
+    basis, arms = _sampled_basis(features, support, reach, box)
+    samples = basis.T if readout.dim() == 3 else readout @ basis.T
+    return _series(samples, arms, box)
+
+
+def _multiply(kernel: Tensor, spectrum: Tensor, readout: Tensor) -> Tensor:
+    """Return the spectrum of the output, `[C, ...]` or `[O, ...]`."""
+    if readout.dim() == 2:
+        return kernel * spectrum
+    shares = [
+        checkpoint(_multiply_full, basis, part, readout, use_reentrant=False)
+        for basis, part in zip(
+            kernel.flatten(1).split(_FULL_KERNEL_CHUNK, 1),
+            spectrum.flatten(1).split(_FULL_KERNEL_CHUNK, 1),
+            strict=True,
+        )
+    ]
+    return torch.cat(shares, 1).unflatten(1, spectrum.shape[1:])
+
+
+def _multiply_full(basis: Tensor, spectrum: Tensor, readout: Tensor) -> Tensor:
+    """Return `sum_ch A_och basis_hm x_cm`, `[O, m]`."""
+    rows = readout.transpose(1, 2).flatten(0, 1).to(spectrum.real.dtype)
+    parts = rows @ torch.view_as_real(spectrum).flatten(1)
+    mixed = torch.view_as_complex(parts.unflatten(-1, (-1, 2))).unflatten(0, (len(readout), -1))
+    return (mixed * basis).sum(1)
+
+
+def _pair_norm(
+    features: Features,
+    readout: Tensor,
+    support: KernelSupport,
+    reach: tuple[float, ...],
+    box: Period,
+    angles: tuple[Tensor, Tensor],
+    transforms: Callable[[Tensor, Modes], Transform],
+) -> Tensor:
+    """Return the squared kernel summed over all pairs and channels of a cloud, a scalar.
+
+    The square has twice the bandwidth of the kernel.
+    """
+    fine = Period(box.length, tuple(_odd_length(2 * count - 1) for count in box.modes))
+    basis, arms = _sampled_basis(features, support, reach, fine)
+    squares = (basis @ readout.flatten(0, -2).T).square().sum(-1)
+    kernel = _series(squares.unsqueeze(0), arms, fine)
+    spectra = []
+    for each in angles:
+        ones = each.new_ones(1, len(each), dtype=readout.dtype)
+        spectra.append(analyze(ones, each, transforms(each.detach(), fine.modes), fine.modes))
+    products = (kernel * spectra[0] * spectra[1].conj()).real
+    return 2 * products.sum() - products[..., 0].sum()

@@ -1,0 +1,317 @@
+"""The convolution by non-uniform Fourier transforms against the sum over all pairs."""
+
+import math
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+import torch
+
+from ccnn_geo.nn import SIREN, MAGNet
+from ccnn_geo.ops import KernelSupport, Neighborhood, nufft_conv, point_conv
+from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_reach
+from ccnn_geo.ops.nufft_backends import finufft
+from clouds_helpers import random_clouds
+
+CPU = torch.device("cpu")
+missing = finufft.missing_package(CPU)
+BACKENDS = [
+    "torch",
+    pytest.param(
+        "finufft", marks=pytest.mark.skipif(missing is not None, reason=f"needs {missing}")
+    ),
+]
+OMEGA = {1: 4.0, 2: 1.5, 3: 0.7}
+
+
+def make_kernel(dim=2, channels=3, outputs=None, width=0.1, omega_0=None, dtype=torch.float64):
+    """Features and readout of a kernel, and its support."""
+    network = MAGNet(
+        dim,
+        6,
+        channels * (outputs or 1),
+        omega_0=omega_0 or OMEGA[dim],
+        center_range=(-2 * width, 2 * width),
+    ).to(dtype)
+    layer = network.readout
+    readout = torch.cat([layer.weight, layer.bias.unsqueeze(-1)], -1).detach()
+    if outputs is not None:
+        readout = readout.view(outputs, channels, -1)
+    support = KernelSupport(torch.full((dim,), math.log(width), dtype=dtype), dim)
+    weights = network.magnet_weights()
+    return type(weights)(*(part.detach() for part in weights)), readout, support
+
+
+def all_pairs(x, pos, features, readout, support, batch=None, target_batch=None, weight=None):
+    """The convolution over the graph of all pairs of points of the same cloud, and its norm."""
+    source, target = pos if isinstance(pos, tuple) else (pos, pos)
+    batch = torch.zeros(len(source)) if batch is None else batch
+    target_batch = batch if target_batch is None and source is target else target_batch
+    target_batch = torch.zeros(len(target)) if target_batch is None else target_batch
+    edges = (target_batch.unsqueeze(1) == batch).nonzero().T.flip(0)
+    graph = Neighborhood.from_edge_index(edges, len(source), len(target))
+    output, moment = point_conv(
+        x, pos, graph, features, readout, support, weight=weight, with_moment=True
+    )
+    rows = readout.flatten(0, -2)
+    return output, ((rows @ moment) * rows).sum()
+
+
+def relative_error(found, expected):
+    return float(((found - expected).norm() / expected.norm()).detach())
+
+
+@pytest.mark.parametrize(
+    ("dim", "tolerance"), [(1, 1e-2), (1, 1e-8), (2, 1e-3), (2, 1e-6), (3, 1e-2), (3, 1e-3)]
+)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equals_the_sum_over_all_pairs_within_the_tolerance(backend, dim, tolerance):
+    call = make_kernel(dim)
+    x, pos, _ = random_clouds(200, dim=dim, channels=3)
+    pos = pos / dim
+    expected, norm = all_pairs(x, pos, *call)
+    found, found_norm = nufft_conv(
+        x, pos, *call, tolerance=tolerance, with_norm=True, backend=backend
+    )
+    assert relative_error(found, expected) < tolerance
+    torch.testing.assert_close(found_norm, norm, rtol=tolerance, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_full_kernels_mix_channels(backend, monkeypatch):
+    module = sys.modules["ccnn_geo.ops.nufft_conv"]  # the function goes by the same name
+    monkeypatch.setattr(module, "_FULL_KERNEL_CHUNK", 100)
+    call = make_kernel(2, 3, outputs=4)
+    x, pos, _ = random_clouds(150, dim=2, channels=3)
+    expected, norm = all_pairs(x, pos, *call)
+    found, found_norm = nufft_conv(x, pos, *call, tolerance=1e-6, with_norm=True, backend=backend)
+    assert relative_error(found, expected) < 1e-6
+    torch.testing.assert_close(found_norm, norm, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_clouds_of_a_batch_do_not_see_one_another(backend):
+    call = make_kernel()
+    x, pos, batch = random_clouds(50, 1, 120, dim=2, channels=3)
+    pos[batch == 2] *= torch.tensor([4.0, 0.01])
+    expected, _ = all_pairs(x, pos, *call, batch=batch)
+    found, _ = nufft_conv(x, pos, *call, batch=batch, tolerance=1e-6, backend=backend)
+    assert relative_error(found, expected) < 1e-6
+
+
+def test_sources_and_targets_may_differ_and_clouds_may_lack_either():
+    call = make_kernel()
+    x, source, batch = random_clouds(60, 40, dim=2, channels=3)
+    _, target, _ = random_clouds(70, dim=2)
+    batch = batch * 2  # cloud 1 has no source, cloud 2 no target
+    target_batch = torch.arange(70) // 35
+    weight = torch.rand(100, dtype=torch.float64)
+    expected, norm = all_pairs(x, (source, target), *call, batch, target_batch, weight)
+    found, found_norm = nufft_conv(
+        x,
+        (source, target),
+        *call,
+        batch=(batch, target_batch),
+        weight=weight,
+        tolerance=1e-6,
+        with_norm=True,
+    )
+    assert relative_error(found, expected) < 1e-6
+    assert not found[35:].any()
+    torch.testing.assert_close(found_norm, norm, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("count", [(0, 5), (5, 0), (0, 0)])
+def test_no_sources_or_no_targets_give_zeros_with_gradients(count):
+    features, readout, support = make_kernel()
+    x = torch.randn(count[0], 3, dtype=torch.float64, requires_grad=True)
+    pos = torch.rand(count[0], 2).double(), torch.rand(count[1], 2).double()
+    found, norm = nufft_conv(x, pos, features, readout, support, with_norm=True)
+    assert found.shape == (count[1], 3)
+    assert not found.any()
+    assert norm == 0
+    found.sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("period", [(2.0, 3.0), (2.0, None), (None, 3.0)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_periodic_axes_see_the_images_of_the_cloud(backend, period):
+    call = make_kernel()
+    x, pos, _ = random_clouds(80, dim=2, channels=3)
+    shifts = [(-1, 0, 1) if length else (0,) for length in period]
+    images = torch.cartesian_prod(*(torch.tensor(each, dtype=torch.float64) for each in shifts))
+    images = images.view(-1, 2) * torch.tensor([length or 0.0 for length in period])
+    source = (pos + images.unsqueeze(1)).flatten(0, 1)
+    expected, _ = all_pairs(x.repeat(len(images), 1), (source, pos), *call)
+    found, _ = nufft_conv(x, pos, *call, tolerance=1e-6, period=period, backend=backend)
+    assert relative_error(found, expected) < 1e-6
+    moved = pos + torch.tensor([7.0 * (length or 0.0) for length in period])
+    again, _ = nufft_conv(x, moved, *call, tolerance=1e-6, period=period, backend=backend)
+    assert relative_error(again, expected) < 1e-6
+
+
+@pytest.mark.parametrize("outputs", [None, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_first_and_second_order_are_those_of_all_pairs(backend, outputs):
+    features, readout, _ = make_kernel(2, 3, outputs)
+    x, source, _ = random_clouds(12, dim=2, channels=3)
+    target = random_clouds(7, dim=2)[1]
+    log_width = torch.tensor([math.log(0.1)], dtype=torch.float64)
+    leaves = [x, source, target, readout, log_width, *features]
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    direction = torch.randn(7, outputs or 3, dtype=torch.float64)
+
+    def gradients(evaluate):
+        x, source, target, readout, log_width, *network = leaves
+        call = type(features)(*network), readout, KernelSupport(log_width, 2)
+        output, norm = evaluate(x, (source, target), *call)
+        first = torch.autograd.grad((output * direction).sum() + norm, leaves, create_graph=True)
+        second = torch.autograd.grad(sum(each.square().sum() for each in first), leaves)
+        return [*first, *second]
+
+    def transformed(*call):
+        return nufft_conv(*call, tolerance=1e-9, with_norm=True, backend=backend)
+
+    for found, expected in zip(gradients(transformed), gradients(all_pairs), strict=True):
+        assert relative_error(found, expected) < 1e-6
+
+
+def test_large_coordinates_keep_their_digits():
+    call = make_kernel()
+    x, pos, _ = random_clouds(80, dim=2, channels=3)
+    near, _ = nufft_conv(x, pos, *call, tolerance=1e-6)
+    far, _ = nufft_conv(x, pos + 2.0**20, *call, tolerance=1e-6)
+    assert relative_error(far, near) < 1e-6
+
+
+def test_float32_is_kept_and_enough_above_1e_6():
+    call = make_kernel(dtype=torch.float32)
+    x, pos, _ = random_clouds(80, dim=2, channels=3, dtype=torch.float32)
+    found, _ = nufft_conv(x, pos, *call, tolerance=1e-4)
+    expected, _ = all_pairs(x, pos, *call)
+    assert found.dtype == torch.float32
+    assert relative_error(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize("shape", ["one point", "identical points", "a line", "a long box"])
+def test_degenerate_clouds(shape):
+    call = make_kernel()
+    x, pos, _ = random_clouds(40, dim=2, channels=3)
+    scale = all_pairs(x, pos, *call)[0].norm()
+    if shape == "one point":
+        x, pos = x[:1], pos[:1]
+    elif shape == "identical points":
+        pos = pos[:1].expand_as(pos).contiguous()
+    elif shape == "a line":
+        pos = pos * torch.tensor([1.0, 0.0])
+    else:
+        pos = pos * torch.tensor([50.0, 0.05])
+    expected, _ = all_pairs(x, pos, *call)
+    found, _ = nufft_conv(x, pos, *call, tolerance=1e-6)
+    assert (found - expected).norm() < 1e-6 * scale
+
+
+def test_kernels_other_than_a_magnet():
+    network = SIREN(2, 8, 3, omega_0=1.0).double()
+    layer = network.readout
+    readout = torch.cat([layer.weight, layer.bias.unsqueeze(-1)], -1).detach()
+    support = KernelSupport(torch.full((2,), math.log(0.1), dtype=torch.float64), 2)
+    x, pos, _ = random_clouds(80, dim=2, channels=3)
+    network.requires_grad_(False)
+    expected, _ = all_pairs(x, pos, network.features, readout, support)
+    found, _ = nufft_conv(x, pos, network.features, readout, support, tolerance=1e-5)
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_the_bandwidth_of_a_smooth_kernel_grows_with_the_digits_only():
+    features, readout, support = make_kernel(1)
+    bands = []
+    for tolerance in (1e-2, 1e-4, 1e-8):
+        reach = kernel_reach(support, tolerance)
+        bands.append(kernel_bandwidth(features, readout, support, reach, tolerance)[0])
+    assert bands[0] < bands[1] < bands[2] < 1.6 * bands[0]
+
+
+def test_the_bandwidth_of_a_kernel_that_ends_abruptly_grows_with_the_square_of_the_accuracy():
+    # A jump has a spectrum of 1 / f, and power of 1 / F beyond F.
+    features, readout, _ = make_kernel(1, omega_0=1e-3)
+    support = KernelSupport(torch.full((1,), math.log(0.5), dtype=torch.float64), 1, cutoff=0.5)
+    readout = torch.zeros_like(readout)
+    readout[:, -1] = 1.0
+    bands = []
+    for tolerance in (0.1, 0.05, 0.025):
+        reach = kernel_reach(support, tolerance)
+        bands.append(kernel_bandwidth(features, readout, support, reach, tolerance)[0])
+    assert 3 < bands[1] / bands[0] < 5
+    assert 3 < bands[2] / bands[1] < 5
+
+
+def test_the_bandwidth_of_a_gaussian_is_its_own():
+    # The window alone: its power spectrum is a Gaussian of deviation 1 / (2 pi sqrt(2) sigma).
+    features, readout, support = make_kernel(2)
+    readout = torch.zeros_like(readout)
+    readout[:, -1] = 1.0
+    tolerance = 1e-3
+    reach = kernel_reach(support, 1e-5)
+    bands = kernel_bandwidth(features, readout, support, reach, tolerance)
+    deviation = 1 / (2 * math.pi * math.sqrt(2) * 0.1)
+    expected = (
+        deviation * math.sqrt(2) * float(torch.erfinv(torch.tensor(1 - tolerance**2).double()))
+    )
+    for band in bands:
+        assert expected <= band <= expected + 1 / (4 * reach[0])
+
+
+@pytest.mark.parametrize("tolerance", [1e-12, 1.0, 0.0, -1.0, math.nan])
+def test_a_tolerance_out_of_range_is_refused(tolerance):
+    x, pos, _ = random_clouds(5, dim=2, channels=3)
+    with pytest.raises(ValueError, match=r"Expected `tolerance` in \(1e-12, 1\)"):
+        nufft_conv(x, pos, *make_kernel(), tolerance=tolerance)
+
+
+def test_a_causal_kernel_is_refused_with_a_reason():
+    features, readout, _ = make_kernel(1)
+    support = KernelSupport(torch.tensor([math.log(0.1)]).double(), 1, causal=True)
+    x, pos, _ = random_clouds(5, dim=1, channels=3)
+    with pytest.raises(ValueError, match="causal kernel ends abruptly at the present"):
+        nufft_conv(x, pos, features, readout, support)
+
+
+def test_a_period_shorter_than_twice_the_reach_is_refused():
+    x, pos, _ = random_clouds(5, dim=2, channels=3)
+    with pytest.raises(
+        ValueError, match="Expected `period` of at least .* got 0.5: choose a smaller"
+    ):
+        nufft_conv(x, pos, *make_kernel(), period=(4.0, 0.5))
+
+
+def test_too_many_modes_are_refused_with_their_number_and_the_reason():
+    x, pos, _ = random_clouds(5, dim=2, channels=3)
+    with pytest.raises(
+        ValueError, match=r"varies at up to .* needs \d+ x \d+ modes .* `bandlimit`"
+    ):
+        nufft_conv(x, pos * 1e3, *make_kernel(omega_0=8.0))
+    features, readout, _ = make_kernel()
+    support = KernelSupport(torch.tensor([math.log(0.1)]).double(), 2, cutoff=0.1)
+    with pytest.raises(
+        ValueError, match=r"ends abruptly, where its window is still 0.1 .*`tolerance`"
+    ):
+        nufft_conv(x, pos, features, readout, support)
+
+
+def test_unknown_and_missing_backends_are_refused(monkeypatch):
+    x, pos, _ = random_clouds(5, dim=2, channels=3)
+    with pytest.raises(ValueError, match="Expected `backend` to be 'auto' or one of"):
+        nufft_conv(x, pos, *make_kernel(), backend="fast")
+    monkeypatch.setattr(finufft, "version", lambda name: "2.1.0")
+    with pytest.raises(RuntimeError, match="Expected finufft 2.3 or newer, got 2.1.0"):
+        nufft_conv(x, pos, *make_kernel(), backend="finufft")
+
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(finufft, "version", absent)
+    with pytest.raises(RuntimeError, match="which is not installed"):
+        nufft_conv(x, pos, *make_kernel(), backend="finufft")
+    nufft_conv(x, pos, *make_kernel())  # falls back to PyTorch
