@@ -2,13 +2,16 @@
 
 import http.server
 import importlib
+import io
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -55,6 +58,8 @@ class Host:
         url: Its address.
         ranges: What each request asked for, `None` being everything.
         break_after: Numbers of bytes after which the next connections break.
+        drip_after: Numbers of bytes, headers included, after which the next answers drip: 200 bytes
+            one by one with pauses, then the rest.
         honours_ranges: Whether it sends the part that it is asked for, or everything.
     """
 
@@ -63,11 +68,14 @@ class Host:
         self.url = ""
         self.ranges: list[str | None] = []
         self.break_after: list[int] = []
+        self.drip_after: list[int] = []
         self.honours_ranges = True
 
     def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
         self.ranges.append(wanted)
+        if self.drip_after:
+            handler.wfile = Dripping(handler.wfile, self.drip_after.pop(0))
         content = self.files.get(handler.path.lstrip("/"))
         if content is None:
             handler.send_error(404)
@@ -90,6 +98,25 @@ class Host:
         handler.wfile.write(body[:length])
 
 
+class Dripping(io.BufferedIOBase):
+    """Writes some bytes at once, 200 more one by one with pauses, and the rest."""
+
+    def __init__(self, file: BinaryIO, after: int) -> None:
+        self.file = file
+        self.after = after
+        self.drips = 200
+
+    def write(self, content: bytes) -> None:
+        slow = content[self.after : self.after + self.drips]
+        self.file.write(content[: self.after])
+        for byte in slow:
+            self.file.write(bytes([byte]))
+            time.sleep(0.01)
+        self.file.write(content[self.after + self.drips :])
+        self.after = max(self.after - len(content), 0)
+        self.drips -= len(slow)
+
+
 @contextmanager
 def serve() -> Iterator[Host]:
     """Lets a host answer on a port of this machine."""
@@ -97,7 +124,8 @@ def serve() -> Iterator[Host]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            host.answer(self)
+            with suppress(ConnectionError):  # where the client gives up
+                host.answer(self)
 
         def log_message(self, *arguments: object) -> None:
             pass
