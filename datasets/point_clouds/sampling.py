@@ -98,6 +98,7 @@ class Sampling:
 
 
 def _seed(seed: int, name: str, repetition: int) -> int:
-    """Derives a seed that does not depend on the order in which the meshes are worked on."""
-    digest = hashlib.blake2b(f"{seed}/{repetition}/{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    """Derive a seed that does not depend on the order in which the meshes are processed."""
+    # File names need not be UTF-8: bytes that are not are written out.
+    key = f"{seed}/{repetition}/{name}".encode(errors="backslashreplace")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")

@@ -4,6 +4,7 @@ import http.server
 import importlib
 import io
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,9 @@ import pytest
 from scipy.io import wavfile
 
 BOX = "OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
+# A file name of the single byte 0xff, as Python shows it.
+NOT_UTF8 = "\udcff"
+needs_bytes = pytest.mark.skipif(sys.platform != "linux", reason="file names are text")
 OPTIONS = {"num_points": 16, "points_per_mesh": 32, "num_processes": 1}
 
 

@@ -125,8 +125,14 @@ BROKEN = {
     "a face that is no number": (f"OFF\n4 1 0\n{SQUARE}3 0 one 2\n", "face 0: expected whole"),
     "a face with a fraction": (f"OFF\n4 1 0\n{SQUARE}3 0 1.5 2\n", "face 0: expected whole"),
     "a face of a negative size": (f"OFF\n4 1 0\n{SQUARE}-3 0 1 2\n", "face 0: expected -3"),
-    "a negative index": (f"OFF\n4 1 0\n{SQUARE}3 0 1 -1\n", "line 7, face 0: .* of 4 vertices, got -1 to 1"),
-    "an index out of range": (f"OFF\n4 1 0\n{SQUARE}3 0 1 4\n", "line 7, face 0: .* of 4 vertices, got 0 to 4"),
+    "a negative index": (
+        f"OFF\n4 1 0\n{SQUARE}3 0 1 -1\n",
+        "line 7, face 0: .* of 4 vertices, got -1 to 1",
+    ),
+    "an index out of range": (
+        f"OFF\n4 1 0\n{SQUARE}3 0 1 4\n",
+        "line 7, face 0: .* of 4 vertices, got 0 to 4",
+    ),
     "an index out of range in a quad": (f"OFF\n4 1 0\n{SQUARE}4 0 1 2 4\n", "got 0 to 4"),
     "no faces": (f"OFF\n4 0 0\n{SQUARE}", "expected at least one face, got none"),
     "edges alone": (f"OFF\n4 1 0\n{SQUARE}2 0 1\n", "expected at least one face, got none"),
