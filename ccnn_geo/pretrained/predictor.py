@@ -35,7 +35,7 @@ class Prediction:
         classes: Names of all classes, most probable first.
         probabilities: Probabilities of `classes`.
         points: The normalised positions that the network was given, `[N, 3]`, or positions and
-            normals, `[N, 6]`; float32.
+            normals, `[N, 6]`; float32, or float64 if the card says not to normalise.
         notes: Remarks about the input that may affect the result.
     """
 
@@ -180,9 +180,10 @@ class Classifier:
         neighbors = nearest_neighbors(
             batch.pos, max(1, round(self.model.num_neighbors * density)), batch.batch
         )
-        weight = None if density == 1.0 else batch.pos.new_full((len(batch.pos),), 1 / density)
+        x = batch.x.to(next(self.model.parameters()).dtype)
+        weight = None if density == 1.0 else x.new_full((len(x),), 1 / density)
         logits = self.model(
-            batch.x,
+            x,
             batch.pos,
             batch.batch,
             edge_index=neighbors,

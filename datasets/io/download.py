@@ -8,7 +8,6 @@ import os
 import shutil
 import stat
 import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -16,35 +15,43 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from .requests import open_url
+
 __all__ = ["download", "extract_zip"]
 
 _LOGGER = logging.getLogger(__name__)
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 16
 _ATTEMPTS_PER_MIRROR = 3
 # Some hosts turn away what says it is Python's own client.
 _HEADERS = {"User-Agent": "ccnn_geo", "Accept-Encoding": "identity"}
 
 
 def download(
-    urls: Sequence[str], target: Path, *, sha256: str | None = None, timeout: float = 30.0
+    urls: Sequence[str],
+    target: Path,
+    *,
+    sha256: str | None = None,
+    timeout: float = 30.0,
+    patience: float = 60.0,
 ) -> Path:
-    """Downloads a file from the first mirror that delivers it.
+    """Download a file from the first mirror that delivers it.
 
-    What has arrived is kept in ``<target>.part``; the next call, or the next mirror, goes on from
-    there. The file gets its name once it is complete and its checksum is right.
+    What has arrived is kept in `<target>.part`, from which the next mirror or call resumes. The
+    file is renamed to `target` once it is complete and its checksum is right.
 
     Args:
         urls: The mirrors, in order of preference.
-        target: Where the file goes. If it is there already, nothing is done.
-        sha256: Its checksum in hexadecimal, where one is known.
-        timeout: Seconds to wait for a host that says nothing.
+        target: Path of the file. If it exists, nothing is downloaded.
+        sha256: Its checksum in hexadecimal, if known.
+        timeout: Seconds after which a mirror that sends nothing is given up.
+        patience: Seconds after which a mirror that has sent less than 1 KiB per second is given up.
 
     Returns:
         The target.
 
     Raises:
-        OSError: If no mirror delivered the file; the message says where to put it by hand. Or if
-            the disk is full.
+        OSError: If no mirror delivered the file, with a hint where to put it by hand; or if the
+            disk is full.
     """
     if target.exists():
         return target
@@ -53,7 +60,7 @@ def download(
     failures = []
     for url in urls:
         try:
-            _fetch_checked(url, part, sha256, timeout)
+            _fetch_checked(url, part, sha256, timeout, patience)
         except (OSError, ValueError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
@@ -69,17 +76,19 @@ def download(
     )
 
 
-def _fetch_checked(url: str, part: Path, sha256: str | None, timeout: float) -> None:
-    """Fetches a file and checks it; a resumed one that comes out wrong is fetched once more."""
+def _fetch_checked(
+    url: str, part: Path, sha256: str | None, timeout: float, patience: float
+) -> None:
+    """Fetch a file and check it; fetch a resumed one whose checksum is wrong once more."""
     resumed = part.exists()
-    _fetch(url, part, timeout)
+    _fetch(url, part, timeout, patience)
     actual = _sha256(part)
     if sha256 is None or actual == sha256.lower():
         return
     part.unlink()
     if not resumed:
         raise ValueError(f"expected a file with sha256 {sha256}, got {actual}")
-    _fetch_checked(url, part, sha256, timeout)
+    _fetch_checked(url, part, sha256, timeout, patience)
 
 
 def _sha256(path: Path) -> str:
@@ -87,12 +96,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch(url: str, part: Path, timeout: float) -> None:
-    """Fetches what is missing of a file; goes on as long as a broken connection brought some."""
+def _fetch(url: str, part: Path, timeout: float, patience: float) -> None:
+    """Fetch the missing part of a file; retry while broken connections deliver some of it."""
     for attempt in range(1, _ATTEMPTS_PER_MIRROR + 1):
         before = _size(part)
         try:
-            _fetch_once(url, part, timeout)
+            _fetch_once(url, part, timeout, patience)
             return
         except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
             if _size(part) == before or attempt == _ATTEMPTS_PER_MIRROR:
@@ -104,13 +113,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _fetch_once(url: str, part: Path, timeout: float) -> None:
+def _fetch_once(url: str, part: Path, timeout: float, patience: float) -> None:
     offset = _size(part)
     headers = _HEADERS | ({"Range": f"bytes={offset}-"} if offset else {})
     try:
-        response = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=timeout
-        )
+        response = open_url(url, headers=headers, timeout=timeout, patience=patience)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not offset:
@@ -129,7 +136,7 @@ def _fetch_once(url: str, part: Path, timeout: float) -> None:
             total=total, initial=offset, desc=part.stem, unit="B", unit_scale=True, disable=None
         )
         with progress, open(part, "ab" if offset else "wb") as file:
-            while chunk := response.read(_CHUNK_BYTES):
+            while chunk := response.read1(_CHUNK_BYTES):
                 file.write(chunk)
                 progress.update(len(chunk))
     if total is not None and _size(part) != total:

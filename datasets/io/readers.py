@@ -16,10 +16,8 @@ from .ply import read_ply
 
 __all__ = ["SUFFIXES", "Geometry", "read_geometry"]
 
-_TRIMESH_SUFFIXES = (".ply", ".obj", ".stl")
 _TABLE_SUFFIXES = (".xyz", ".txt", ".npy")
-SUFFIXES = frozenset({".off", ".pcd", ".npz", *_TRIMESH_SUFFIXES, *_TABLE_SUFFIXES})
-
+SUFFIXES = frozenset({".npz", ".obj", ".off", ".pcd", ".ply", ".stl", *_TABLE_SUFFIXES})
 
 _NORMAL_TOLERANCE = 1e-2
 
@@ -82,7 +80,7 @@ def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry
         points, faces, normals = read_ply(path)
         geometry = Geometry(points, faces) if len(faces) else Geometry(points, normals=normals)
     else:
-        geometry = _read_trimesh(path)
+        geometry = _read_stl(path)
     _check(path, geometry)
     return geometry
 
@@ -173,18 +171,19 @@ def _from_table(path: Path, table: np.ndarray) -> Geometry:
     return Geometry(table[:, :3], normals=normals)
 
 
-def _read_trimesh(path: Path) -> Geometry:
+def _read_stl(path: Path) -> Geometry:
     try:
         import trimesh
     except ImportError as error:
-        hint = f"{path}: meshes are read by trimesh: pip install 'ccnn_geo[mesh]'"
+        hint = f"{path}: expected trimesh to read STL files: pip install 'ccnn_geo[mesh]'"
         raise ImportError(hint) from error
     try:
-        scene = trimesh.load_scene(path, process=False)
-        mesh = scene.to_mesh()
+        # Opened here, because trimesh needs names in UTF-8.
+        with open(path, "rb") as file:
+            mesh = trimesh.load_scene(file, file_type="stl", process=False).to_mesh()
     except Exception as error:  # its parsers raise whatever a broken file leads them to
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: expected a mesh or a cloud ({reason})") from error
+        raise ValueError(f"{path}: expected an STL mesh ({reason})") from error
     if len(mesh.faces) == 0:
         raise ValueError(f"{path}: expected at least one face, got none")
     return Geometry(np.asarray(mesh.vertices), np.asarray(mesh.faces))

@@ -31,7 +31,8 @@ __all__ = ["Clouds", "Item", "cached_clouds", "make_clouds"]
 
 _LOGGER = logging.getLogger(__name__)
 # Raised whenever the same items and the same recipe would give other clouds.
-_VERSION = 1
+_VERSION = 2
+_TYPES = (np.dtype("<f4"), np.dtype("<f8"))
 _ITEMS_PER_PART = 64
 
 
@@ -57,7 +58,8 @@ class Clouds:
     """Point clouds of any sizes, end to end in one array.
 
     Attributes:
-        points: Positions, and normals where there are any, `[T, 3]` or `[T, 6]`, float32.
+        points: Positions, and normals where there are any, `[T, 3]` or `[T, 6]`, float32 or
+            float64.
         starts: First row of each cloud, `[M]`.
         sizes: Number of rows of each cloud, `[M]`.
         labels: Class index of each cloud, `[M]`.
@@ -160,7 +162,7 @@ def _open(cache: Path, num_clouds: int) -> tuple[np.ndarray, np.ndarray] | None:
         _LOGGER.warning("Making the damaged cache %s again: %s", cache, error)
         return None
     sound = (
-        points.dtype == np.dtype("<f4")
+        points.dtype in _TYPES
         and points.ndim == 2
         and points.shape[1] in (3, 6)
         and sizes.dtype == np.int64
@@ -258,6 +260,7 @@ def _end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
+    # A forked worker would inherit a handler that keeps the parent alive, such as Lightning's.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=watch, daemon=True).start()
 
@@ -281,18 +284,21 @@ def _sample(items: Sequence[Item], sampling: Sampling) -> tuple[np.ndarray, np.n
 
 def _join(parts: Sequence[Path], folder: Path) -> None:
     """Joins finished parts into one array on disk, one part in memory at a time."""
-    shapes, sizes = [], []
+    shapes, types, sizes = [], [], []
     for path in parts:
         with np.load(path, allow_pickle=False) as part:
-            shapes.append(part["points"].shape)
+            points = part["points"]
+            shapes.append(points.shape)
+            types.append(points.dtype)
             sizes.append(part["sizes"])
     shape = (sum(rows for rows, _ in shapes), min(columns for _, columns in shapes))
+    dtype = np.result_type(*types).newbyteorder("<")
     with atomic_write(folder / "points.npy") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for path in parts:
             with np.load(path, allow_pickle=False) as part:
-                rows = np.ascontiguousarray(part["points"][:, : shape[1]], dtype="<f4")
+                rows = np.ascontiguousarray(part["points"][:, : shape[1]], dtype=dtype)
             file.write(rows.data)
     with atomic_write(folder / "sizes.npy") as file:
         np.save(file, np.concatenate(sizes))

@@ -173,7 +173,8 @@ class SampledDataset(PointCloudDataset):
         resample: Clouds made of every training mesh, each from points of its own. The published
             tiny models use 2.
         normalize: ``"box"`` moves the centre of mass of a cloud to the origin and scales it to the
-            box [-1, 1], ``"ball"`` to the unit ball, ``"none"`` leaves it as it is.
+            box [-1, 1], ``"ball"`` to the unit ball, ``"none"`` leaves it as it is, in float64 if
+            the file's type does not fit into float32.
         estimate_normals: Whether raw clouds without normals get normals estimated by open3d.
         seed: Seed of the points drawn from the meshes, and of the subsets.
         transform: Applied at each access.

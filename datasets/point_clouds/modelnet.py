@@ -134,7 +134,7 @@ def _list_resampled(folder: Path, name: ModelNetName) -> Listing:
     for split in ("train", "test"):
         path = folder / f"modelnet{name}_{split}.txt"
         make = partial(_resampled_item, folder, _CLASSES[name], path)
-        splits[split] = [make(line) for line in path.read_text().split()]
+        splits[split] = [make(line) for line in path.read_text("utf-8", "surrogateescape").split()]
     key = f"modelnet{name}-resampled"
     return Listing(key, folder, list(_CLASSES[name]), splits["train"], splits["test"])
 

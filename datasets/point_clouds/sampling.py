@@ -56,8 +56,9 @@ class Sampling:
             name: Its name within the data set; the seeds of its points are derived from it.
 
         Returns:
-            ``resample`` clouds of shape `[N, 6]`, positions then normals, or `[N, 3]` where normals
-            are neither known nor to be estimated; float32.
+            `resample` clouds of shape `[N, 6]`, positions then normals, or `[N, 3]` if normals are
+            neither known nor to be estimated. They are float32, but for `normalize="none"`, which
+            keeps coordinates in double precision exactly.
 
         Raises:
             ValueError: If a coordinate is not finite, if there are no points, or if a mesh has no
@@ -88,13 +89,16 @@ class Sampling:
         elif len(points) > self.points_per_mesh:
             kept = np.random.default_rng(seed).permutation(len(points))[: self.points_per_mesh]
             points, normals = points[kept], None if normals is None else normals[kept]
+        # Coordinates far from the origin would lose digits in float32.
+        exact = self.normalize == "none" and not np.can_cast(points.dtype, np.float32)
         if self.normalize != "none":
             points = normalize_positions(points.astype(np.float64), self.normalize)
         columns = [points] if normals is None else [points, normals]
-        return np.concatenate(columns, axis=1).astype(np.float32)
+        return np.concatenate(columns, axis=1).astype(np.float64 if exact else np.float32)
 
 
 def _seed(seed: int, name: str, repetition: int) -> int:
-    """Derives a seed that does not depend on the order in which the meshes are worked on."""
-    digest = hashlib.blake2b(f"{seed}/{repetition}/{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+    """Derive a seed that does not depend on the order in which the meshes are processed."""
+    # File names need not be UTF-8: bytes that are not are written out.
+    key = f"{seed}/{repetition}/{name}".encode(errors="backslashreplace")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")

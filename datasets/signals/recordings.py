@@ -134,12 +134,15 @@ def _check_complete(path: Path) -> None:
 
 
 def _decode(path: Path) -> tuple[int, np.ndarray]:
-    """Returns the sample rate and the samples, `[N, channels]`."""
+    """Return the sample rate and the samples, `[N, channels]`."""
     soundfile = _soundfile()
     if soundfile is not None:
-        # It would convert anything to int16.
-        kind = "int16" if soundfile.info(path).subtype == "PCM_16" else "float64"
-        samples, rate = soundfile.read(path, dtype=kind, always_2d=True)
+        # Opened here, because it encodes paths in UTF-8, which not every name is.
+        with open(path, "rb") as file:
+            # It would convert anything to int16.
+            kind = "int16" if soundfile.info(file).subtype == "PCM_16" else "float64"
+            file.seek(0)
+            samples, rate = soundfile.read(file, dtype=kind, always_2d=True)
         return rate, samples
     with warnings.catch_warnings():
         # Comments and the like, which are of no use here.

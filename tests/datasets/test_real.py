@@ -95,7 +95,7 @@ def test_resampled_clouds_are_modelnet40(tmp_path):
     assert train.has_normals
     source = read_geometry(tmp_path / "airplane/airplane_0001.txt")
     assert source.points.shape == source.normals.shape == (10_000, 3)
-    rows = np.concatenate([source.points, source.normals], axis=1).astype(np.float32)
+    rows = np.concatenate([source.points, source.normals], axis=1)
     assert {row.tobytes() for row in train.clouds[0]} <= {row.tobytes() for row in rows}
     assert len(ModelNet(tmp_path, "40", split="test", **OPTIONS)) == 1
 

@@ -2,19 +2,26 @@
 
 import http.server
 import importlib
+import io
 import re
+import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from scipy.io import wavfile
 
 BOX = "OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
+# A file name of the single byte 0xff, as Python shows it.
+NOT_UTF8 = "\udcff"
+needs_bytes = pytest.mark.skipif(sys.platform != "linux", reason="file names are text")
 OPTIONS = {"num_points": 16, "points_per_mesh": 32, "num_processes": 1}
 
 
@@ -55,6 +62,8 @@ class Host:
         url: Its address.
         ranges: What each request asked for, `None` being everything.
         break_after: Numbers of bytes after which the next connections break.
+        drip_after: Numbers of bytes, headers included, after which the next answers drip: 200 bytes
+            one by one with pauses, then the rest.
         honours_ranges: Whether it sends the part that it is asked for, or everything.
     """
 
@@ -63,11 +72,14 @@ class Host:
         self.url = ""
         self.ranges: list[str | None] = []
         self.break_after: list[int] = []
+        self.drip_after: list[int] = []
         self.honours_ranges = True
 
     def answer(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
         self.ranges.append(wanted)
+        if self.drip_after:
+            handler.wfile = Dripping(handler.wfile, self.drip_after.pop(0))
         content = self.files.get(handler.path.lstrip("/"))
         if content is None:
             handler.send_error(404)
@@ -90,6 +102,25 @@ class Host:
         handler.wfile.write(body[:length])
 
 
+class Dripping(io.BufferedIOBase):
+    """Writes some bytes at once, 200 more one by one with pauses, and the rest."""
+
+    def __init__(self, file: BinaryIO, after: int) -> None:
+        self.file = file
+        self.after = after
+        self.drips = 200
+
+    def write(self, content: bytes) -> None:
+        slow = content[self.after : self.after + self.drips]
+        self.file.write(content[: self.after])
+        for byte in slow:
+            self.file.write(bytes([byte]))
+            time.sleep(0.01)
+        self.file.write(content[self.after + self.drips :])
+        self.after = max(self.after - len(content), 0)
+        self.drips -= len(slow)
+
+
 @contextmanager
 def serve() -> Iterator[Host]:
     """Lets a host answer on a port of this machine."""
@@ -97,7 +128,8 @@ def serve() -> Iterator[Host]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            host.answer(self)
+            with suppress(ConnectionError):  # where the client gives up
+                host.answer(self)
 
         def log_message(self, *arguments: object) -> None:
             pass

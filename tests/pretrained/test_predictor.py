@@ -115,6 +115,20 @@ class TestLargeCoordinates:
             expected, abs=1e-6
         )
 
+    @pytest.mark.parametrize("num_points", [50, 100])
+    def test_without_normalisation_offsets_keep_their_digits(self, num_points):
+        """A step of 2**-10 next to 2**22 takes 32 binary digits, float32 has 24."""
+        points = np.round(cloud(50)[0] * 2**10) / 2**10
+        model = network(in_channels=3)
+        card = recipe(num_points=num_points, features=("normal",), normalize="none")
+        model.card = ModelCard(classes=("a", "b", "c"), preprocessing=card)
+        subject = Classifier(model)
+        near = subject.predict(Geometry(points, normals=cloud(50)[1]))
+        far = subject.predict(Geometry(points + 2.0**22, normals=cloud(50)[1]))
+        assert far.probabilities == pytest.approx(near.probabilities, abs=1e-6)
+        assert far.classes == near.classes
+        np.testing.assert_array_equal(far.points[:, :3], points + 2.0**22)
+
     def test_estimated_normals_are_those_of_the_centred_cloud(self):
         open3d()
         model = network(in_channels=6)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.server
 import shutil
+import socket
 import stat
 import zipfile
 from pathlib import Path
@@ -123,6 +124,30 @@ class TestDownload:
             download([f"{host.url}/file.bin"], target, sha256=SHA256)
         assert not target.exists()
         assert part(target).read_bytes() == CONTENT[:400_000]
+
+    @pytest.mark.parametrize("after", [0, 500_000])
+    def test_a_host_that_drips_is_given_up_in_the_headers_and_in_the_body(
+        self, host, target, after
+    ):
+        host.drip_after = [after]
+        with pytest.raises(OSError, match="the host is too slow: expected 512 bytes within 0.5 s"):
+            download([f"{host.url}/file.bin"], target, sha256=SHA256, patience=0.5)
+        assert host.ranges == [None]
+        assert not target.exists()
+
+    def test_the_next_mirror_goes_on_where_a_slow_one_was_given_up(self, host, target):
+        host.drip_after = [500_000]
+        download([f"{host.url}/file.bin"] * 2, target, sha256=SHA256, patience=0.5)
+        assert target.read_bytes() == CONTENT
+        first, second = host.ranges
+        assert first is None
+        assert int(second.removeprefix("bytes=").removesuffix("-")) > 490_000
+
+    def test_a_host_that_says_nothing_is_given_up(self, target):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/file.bin"
+            with pytest.raises(OSError, match=f"{url}: timed out"):
+                download([url], target, timeout=0.1)
 
     def test_a_full_disk_does_not_try_the_other_mirrors(self, host, target, monkeypatch):
         def full(file, *arguments):

@@ -192,7 +192,7 @@ def test_textures_of_a_mesh_are_not_loaded(tmp_path):
 @pytest.mark.parametrize("row", ["5", "1 2", "1.#QNAN 0 0", "-1.#IND 0 0"])
 def test_off_rows_that_are_no_points_are_an_error(tmp_path, row):
     text = f"OFF\n3 1 0\n{row}\n1 0 0\n0 1 0\n3 0 1 2\n"
-    with pytest.raises(ValueError, match="a.off: vertex 0: expected 3 coordinates"):
+    with pytest.raises(ValueError, match="a.off: line 3, vertex 0: expected 3 coordinates"):
         read_geometry(put(tmp_path / "a.off", text))
 
 

@@ -98,6 +98,26 @@ BROKEN = {
         "face 1: expected 3 corners, the line has 2",
     ),
     "a vertex of two coordinates": ("OFF\n3 1 0\n0 0 0\n1 0\n0 1 0\n3 0 1 2\n", "vertex 1"),
+    "vertices whose lengths add up": (
+        "OFF\n3 1 0\n0 0\n0 1 0 0\n0 1 0\n3 0 1 2\n",
+        r"line 3, vertex 0: expected 3 coordinates, got \[b'0', b'0'\]",
+    ),
+    "faces whose lengths add up": (
+        f"OFF\n4 2 0\n{SQUARE}3 0 1\n3 3 0 1 2\n",
+        "line 7, face 0: expected 3 corners, the line has 2",
+    ),
+    "a vertex without a line end": (
+        "OFF\n3 1 0\n0 0 0 1 0 0\n0 1 0\n3 0 1 2\n",
+        "expected 3 vertices and 1 faces, the file ends after 3 of those 4 lines",
+    ),
+    "an error after comments and blank lines": (
+        f"# a\n\nOFF # b\n\n4 1 0\n{SQUARE}\n# c\n3 0 1 9\n",
+        "line 12, face 0: expected indices of 4 vertices, got 0 to 9",
+    ),
+    "an error in a file of Windows": (
+        f"OFF\n4 1 0\n{SQUARE}3 0 1 9\n".replace("\n", "\r\n"),
+        "line 7, face 0: expected indices of 4 vertices",
+    ),
     "a vertex that is no number": (
         "OFF\n3 1 0\n0 0 0\n1 0 x\n0 1 0\n3 0 1 2\n",
         r"vertex 1: expected 3 coordinates, got \[b'1', b'0', b'x'\]",
@@ -105,15 +125,21 @@ BROKEN = {
     "a face that is no number": (f"OFF\n4 1 0\n{SQUARE}3 0 one 2\n", "face 0: expected whole"),
     "a face with a fraction": (f"OFF\n4 1 0\n{SQUARE}3 0 1.5 2\n", "face 0: expected whole"),
     "a face of a negative size": (f"OFF\n4 1 0\n{SQUARE}-3 0 1 2\n", "face 0: expected -3"),
-    "a negative index": (f"OFF\n4 1 0\n{SQUARE}3 0 1 -1\n", "of 4 vertices .*, got -1 to 1"),
-    "an index out of range": (f"OFF\n4 1 0\n{SQUARE}3 0 1 4\n", "of 4 vertices .*, got 0 to 4"),
+    "a negative index": (
+        f"OFF\n4 1 0\n{SQUARE}3 0 1 -1\n",
+        "line 7, face 0: .* of 4 vertices, got -1 to 1",
+    ),
+    "an index out of range": (
+        f"OFF\n4 1 0\n{SQUARE}3 0 1 4\n",
+        "line 7, face 0: .* of 4 vertices, got 0 to 4",
+    ),
     "an index out of range in a quad": (f"OFF\n4 1 0\n{SQUARE}4 0 1 2 4\n", "got 0 to 4"),
     "no faces": (f"OFF\n4 0 0\n{SQUARE}", "expected at least one face, got none"),
     "edges alone": (f"OFF\n4 1 0\n{SQUARE}2 0 1\n", "expected at least one face, got none"),
     "nothing at all": ("OFF\n0 0 0\n", "expected at least one face, got none"),
     "a coordinate that is not a number": (
         f"OFF\n4 2 0\n{SQUARE}{TRIANGLES}".replace("1 1 0", "1 nan 0"),
-        "expected finite coordinates",
+        r"line 5, vertex 2: expected finite coordinates, got \[1.0, nan, 0.0\]",
     ),
     "an infinite coordinate": (
         f"OFF\n4 2 0\n{SQUARE}{TRIANGLES}".replace("1 1 0", "1 inf 0"),

@@ -5,7 +5,7 @@ import pytest
 import trimesh
 
 from ccnn_geo.datasets import read_geometry
-from datasets_helpers import cloud, open3d, put
+from datasets_helpers import NOT_UTF8, cloud, needs_bytes, open3d, put
 
 
 class TestReadGeometry:
@@ -151,7 +151,36 @@ class TestReadGeometry:
         with pytest.raises(ValueError, match="a.off: expected at least one point, got none"):
             read_geometry(put(path, "OFF\n0 0 0\n"), allow_faceless=True)
 
+    @needs_bytes
+    @pytest.mark.parametrize("suffix", ["off", "ply", "obj", "stl"])
+    def test_names_of_meshes_need_not_be_utf8(self, tmp_path, suffix):
+        mesh = trimesh.creation.box((1, 2, 3))
+        mesh.export(tmp_path / f"box.{suffix}")
+        path = (tmp_path / f"box.{suffix}").rename(tmp_path / f"{NOT_UTF8}.{suffix}")
+        geometry = read_geometry(path)
+        np.testing.assert_allclose(geometry.points[geometry.faces], mesh.triangles, atol=1e-6)
+
+    @needs_bytes
+    @pytest.mark.parametrize("suffix", ["xyz", "npy", "npz"])
+    def test_names_of_tables_need_not_be_utf8(self, tmp_path, suffix):
+        points, _ = cloud()
+        with open(tmp_path / f"{NOT_UTF8}.{suffix}", "wb") as file:
+            {"xyz": np.savetxt, "npy": np.save, "npz": np.savez}[suffix](file, points)
+        np.testing.assert_array_equal(
+            read_geometry(tmp_path / f"{NOT_UTF8}.{suffix}").points, points
+        )
+
+    @needs_bytes
+    @pytest.mark.parametrize("options", [{"write_ascii": True}, {}, {"compressed": True}], ids=str)
+    def test_names_of_pcd_files_need_not_be_utf8(self, tmp_path, options):
+        library = open3d()
+        points, _ = cloud()
+        scan = library.geometry.PointCloud(library.utility.Vector3dVector(points))
+        library.io.write_point_cloud(str(tmp_path / "a.pcd"), scan, **options)
+        path = (tmp_path / "a.pcd").rename(tmp_path / f"{NOT_UTF8}.pcd")
+        np.testing.assert_allclose(read_geometry(path).points, points, atol=1e-5)
+
     def test_says_what_to_install(self, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "trimesh", None)
-        with pytest.raises(ImportError, match=r"a.stl: meshes are read by trimesh: pip install"):
+        with pytest.raises(ImportError, match=r"a.stl: expected trimesh to read STL files: pip"):
             read_geometry(put(tmp_path / "a.stl", "solid"))

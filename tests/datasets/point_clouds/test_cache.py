@@ -4,10 +4,13 @@ import errno
 import multiprocessing
 import os
 import re
+import select
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -21,11 +24,14 @@ from datasets_helpers import OPTIONS, put, put_classes
 SHAPES = {"points_per_mesh": 256, "train_per_class": 10, "test_per_class": 0}
 
 
-def start(root: Path, num_processes: int) -> multiprocessing.Process:
+def start(
+    root: Path, num_processes: int, sigterm: signal.Handlers = signal.SIG_DFL
+) -> multiprocessing.Process:
     """Makes a cache in another process, which leads a group of its own."""
 
     def run() -> None:
         os.setsid()
+        signal.signal(signal.SIGTERM, sigterm)
         Shapes(root, num_processes=num_processes, **SHAPES)
 
     if "fork" not in multiprocessing.get_all_start_methods():
@@ -218,6 +224,15 @@ class TestInterruption:
         assert train.clouds.points.shape == (4 * 32, 6)
         assert not folders(tmp_path)[0].endswith(".parts")
 
+    def test_parts_that_a_killed_process_left_beside_its_cache_are_removed(self, tmp_path):
+        put_classes(tmp_path, "a", "b")
+        first = PointCloudFolder(tmp_path, **OPTIONS)
+        (name,) = folders(tmp_path)
+        put(tmp_path / ".ccnn_geo" / f"{name}.parts" / "0000000-2.npz", "stale")
+        second = PointCloudFolder(tmp_path, **OPTIONS)
+        assert folders(tmp_path) == [name]
+        np.testing.assert_array_equal(first.clouds.points, second.clouds.points)
+
     def test_a_broken_mesh_stops_every_process_and_is_named(self, tmp_path):
         put_classes(tmp_path, "a", "b", "c")
         put(tmp_path / "b/train/broken.off", "OFF\n1 1 0\n")
@@ -234,6 +249,58 @@ class TestInterruption:
         assert [process.exitcode for process in processes] == [0, 0, 0]
         assert len(contents(tmp_path / ".ccnn_geo")) == 2
         assert len(folders(tmp_path)) == 1
+
+
+class TestWorkers:
+    """Workers end with the process that made them, and where they are told to."""
+
+    @pytest.fixture
+    def at_work(self, monkeypatch) -> Iterator[tuple[BinaryIO, int]]:
+        """A pipe to which stuck workers write a byte, and that ends when all of them have ended."""
+        reader, writer = os.pipe()
+
+        def stuck(self, geometry, name):
+            os.write(writer, b"x")
+            time.sleep(600)
+
+        monkeypatch.setattr(Sampling, "clouds", stuck)
+        with open(reader, "rb", buffering=0) as pipe:
+            yield pipe, writer
+
+    @staticmethod
+    def all_end(pipe: BinaryIO) -> bool:
+        """Waits until nobody can write to a pipe, for half a minute at the most between bytes."""
+        while select.select([pipe], [], [], 30)[0]:
+            if not pipe.read(1):
+                return True
+        return False
+
+    def test_workers_end_with_a_parent_that_is_killed(self, tmp_path, at_work):
+        pipe, writer = at_work
+        parent = start(tmp_path, 2)
+        os.close(writer)
+        assert pipe.read(1) == b"x"
+        try:
+            os.kill(parent.pid, signal.SIGKILL)
+            assert self.all_end(pipe)
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+            parent.join()
+
+    def test_workers_end_when_told_to_whatever_their_parent_does(self, tmp_path, at_work):
+        """As where Lightning has a handler of its own for the signal of a batch system."""
+        pipe, writer = at_work
+        parent = start(tmp_path, 2, sigterm=signal.SIG_IGN)
+        os.close(writer)
+        assert pipe.read(1) == b"x"
+        try:
+            os.killpg(parent.pid, signal.SIGTERM)
+            assert self.all_end(pipe)
+            parent.join()
+            assert parent.exitcode == 1
+        finally:
+            if parent.is_alive():
+                os.killpg(parent.pid, signal.SIGKILL)
 
 
 class TestFullDisk:

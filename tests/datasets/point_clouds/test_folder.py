@@ -5,7 +5,8 @@ import pytest
 import trimesh
 
 from ccnn_geo.datasets import PointCloudFolder
-from datasets_helpers import OPTIONS, cloud, open3d, put, put_classes
+from ccnn_geo.datasets.point_clouds import cache
+from datasets_helpers import NOT_UTF8, OPTIONS, cloud, needs_bytes, open3d, put, put_classes
 
 
 class TestPointCloudFolder:
@@ -69,6 +70,23 @@ class TestPointCloudFolder:
     def test_a_cloud_of_identical_points_goes_to_the_origin(self, tmp_path):
         put(tmp_path / "a/train/0.xyz", "0.1 0.2 0.3\n" * 20)
         assert np.abs(PointCloudFolder(tmp_path, **OPTIONS).clouds[0]).max() == 0
+
+    @needs_bytes
+    @pytest.mark.parametrize("num_processes", [1, 2])
+    def test_names_of_folders_and_files_need_not_be_utf8(
+        self, tmp_path, monkeypatch, num_processes
+    ):
+        monkeypatch.setattr(cache, "_ITEMS_PER_PART", 1)
+        root = tmp_path / NOT_UTF8
+        for number in (1, 2):
+            put(root / f"a{NOT_UTF8}" / "train" / f"{number}{NOT_UTF8}.off")
+        options = OPTIONS | {"num_processes": num_processes}
+        train = PointCloudFolder(root, **options)
+        assert train.classes == [f"a{NOT_UTF8}"]
+        assert not np.array_equal(train.clouds[0], train.clouds[1])
+        put(root / "b" / "train" / f"flat{NOT_UTF8}.off", "OFF\n1 1 0\n0 0 0\n3 0 0 0\n")
+        with pytest.raises(ValueError, match=f"b/train/flat{NOT_UTF8}.off: .*zero area"):
+            PointCloudFolder(root, **options)
 
     def test_a_missing_folder_is_an_os_error(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"laid out as <class>/.* got .*absent"):

@@ -46,6 +46,11 @@ class TestModelNet:
         put(root / "modelnet40_test.txt", "night_stand_0003\n")
         with pytest.raises(ValueError, match=r"modelnet40_test.txt: .*night_stand_0003.txt, which"):
             ModelNet(root, "40")
+        (root / "modelnet40_test.txt").write_bytes(b"night_stand_\xff\n")
+        with pytest.raises(
+            ValueError, match="modelnet40_test.txt: .*night_stand_\udcff.txt, which"
+        ):
+            ModelNet(root, "40")
 
     def test_refuses_classes_of_another_data_set(self, tmp_path):
         put_classes(tmp_path, "chair", "airplane")

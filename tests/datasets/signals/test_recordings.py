@@ -10,7 +10,7 @@ from scipy.io import wavfile
 
 from ccnn_geo.datasets.signals import recordings
 from ccnn_geo.datasets.signals.recordings import find_recordings, read_wav
-from datasets_helpers import put_recordings, recording_arrays
+from datasets_helpers import NOT_UTF8, needs_bytes, put_recordings, recording_arrays
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +33,25 @@ class TestWav:
         np.testing.assert_array_equal(samples, np.arange(-200, 200))
 
     def test_soundfile_reads_where_it_is_installed(self, wav, monkeypatch):
-        def read(path, dtype, always_2d):
-            rate, samples = wavfile.read(path)
+        def read(file, dtype, always_2d):
+            rate, samples = wavfile.read(file)
             return samples.astype(dtype)[:, None], rate
 
+        def info(file):
+            file.read(44)  # the header
+            return SimpleNamespace(subtype=subtypes.pop(0))
+
         subtypes = ["PCM_16", "PCM_24"]
-        fake = SimpleNamespace(
-            info=lambda path: SimpleNamespace(subtype=subtypes.pop(0)), read=read
-        )
+        fake = SimpleNamespace(info=info, read=read)
         monkeypatch.setattr(recordings, "_soundfile", lambda: fake)
         np.testing.assert_array_equal(read_wav(wav), np.arange(-200, 200))
         with pytest.raises(ValueError, match="got float64 of 1 at 8000 Hz"):
             read_wav(wav)
+
+    @needs_bytes
+    def test_names_need_not_be_utf8(self, wav):
+        path = wav.rename(wav.with_name(f"{NOT_UTF8}.wav"))
+        np.testing.assert_array_equal(read_wav(path), np.arange(-200, 200))
 
     def test_comments_in_a_file_are_passed_over(self, wav):
         content = bytearray(wav.read_bytes())
