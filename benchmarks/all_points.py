@@ -3,6 +3,7 @@
     python -m benchmarks.all_points                      # the table, from 512 to 1,000,000 points
     python -m benchmarks.all_points --methods nufft      # one of the methods
     python -m benchmarks.all_points --plot growth.png    # and a picture of times and errors
+    python -m benchmarks.all_points --identity           # graph, grid and transform on one grid
 
 Points are uniform in a box of side 2; the layer has a Gabor network as its kernel, a window of 0.1
 and as many channels as `--channels` asks for. Every row is measured in a fresh process: the seconds
@@ -25,7 +26,13 @@ from torch import Tensor
 
 from benchmarks import harness
 from ccnn_geo import CKConvMP
-from ccnn_geo.ops import Neighborhood, nearest_neighbors, radius_graph
+from ccnn_geo.ops import (
+    Neighborhood,
+    dense_graph,
+    grid_positions,
+    nearest_neighbors,
+    radius_graph,
+)
 
 METHODS = ("knn", "radius", "nufft")
 POINTS = (512, 2_048, 8_192, 20_000, 65_536, 100_000, 262_144, 1_000_000)
@@ -36,6 +43,8 @@ MAX_EDGES = 20_000_000
 
 PAIRS = 16_000_000
 """Pairs of points of which the error is taken."""
+
+IDENTITY_TOLERANCES = (1e-2, 1e-4, 1e-6)
 
 COLUMNS = (
     "points", "method", "edges", "search", "forward", "with backward", "together",
@@ -148,6 +157,28 @@ def table(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return measured
 
 
+def identity() -> None:
+    """Print how far graph, grid and transform are apart on the points of one grid, in float64."""
+    rows = []
+    for size in ((256,), (24, 24), (9, 9, 9)):
+        torch.manual_seed(0)
+        dim, step = len(size), 2 / size[0]
+        layer = CKConvMP(
+            8, 8, dim=dim, kernel_channels=16, omega_0=4.0 / dim**2, window_width=WINDOW,
+            spacing=step,
+        ).double()  # fmt: skip
+        x = torch.randn(math.prod(size), 8, dtype=torch.float64)
+        pos = grid_positions(size, step, dtype=torch.float64)
+        with torch.no_grad():
+            graph = layer(x, pos, dense_graph(size))
+            grid = layer.grid(x.T.reshape(1, 8, *size)).flatten(2)[0].T
+            others = [layer.nufft(x, pos, tolerance=each) for each in IDENTITY_TOLERANCES]
+        errors = [float((each - graph).norm() / graph.norm()) for each in (grid, *others)]
+        rows.append([" x ".join(map(str, size)), *(f"{error:.0e}" for error in errors)])
+    transforms = [f"transform, {each:.0e}" for each in IDENTITY_TOLERANCES]
+    harness.show_table(("difference from the graph", "grid", *transforms), rows)
+
+
 def together(result: dict[str, Any]) -> float:
     """Seconds of search, forward and backward."""
     return result["search_s"] + result["forward_backward_s"]
@@ -201,12 +232,16 @@ def main() -> None:
     parser.add_argument("--omega-0", type=float, default=1.0, help="how fast the kernel varies")
     parser.add_argument("--tolerance", type=float, default=1e-3)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--identity", action="store_true", help="compare the three evaluations")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw times and errors")
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         print(json.dumps(measure(json.loads(arguments.worker))))
+        return
+    if arguments.identity:
+        identity()
         return
     measured = table(arguments)
     harness.write_json(arguments.json, {"rows": measured})
