@@ -1,6 +1,8 @@
 """Neighbour search against a plain sort of all distances."""
 
+import importlib.util
 import inspect
+import sys
 
 import numpy as np
 import pytest
@@ -10,14 +12,13 @@ from torch_geometric.nn import radius_graph as pygs_radius_graph
 
 from ccnn_geo import knn_graph, radius_graph
 from ccnn_geo.ops import nearest_neighbors
-from ccnn_geo.ops import neighbor_search as neighbors_module
+from ccnn_geo.ops.neighbor_backends.registry import choose
 from clouds_helpers import random_clouds
 
 
 def available(backend: str):
-    module = {"torch": "torch"}.get(backend, backend)
-    missing = neighbors_module._installed(module) is False
-    return pytest.param(backend, marks=pytest.mark.skipif(missing, reason=f"{module} is missing"))
+    missing = importlib.util.find_spec(backend) is None
+    return pytest.param(backend, marks=pytest.mark.skipif(missing, reason=f"{backend} is missing"))
 
 
 BACKENDS = [available(name) for name in ("torch", "scipy", "torch_cluster")]
@@ -63,12 +64,17 @@ def test_the_point_itself_is_kept_among_many_at_the_same_place(backend):
     assert torch.equal(target, torch.arange(50).repeat_interleave(4))
 
 
-def test_searching_in_chunks_changes_nothing(monkeypatch):
-    _, pos, batch = random_clouds(40, 40)
-    whole = knn_graph(pos, 6, batch, backend="torch", loop=True)
-    monkeypatch.setattr(neighbors_module, "_CHUNK_ELEMENTS", 100)
-    assert torch.equal(knn_graph(pos, 6, batch, backend="torch", loop=True), whole)
-    assert torch.equal(knn_graph(pos, 6, batch, backend="scipy", loop=True), whole)
+@pytest.mark.parametrize("backend", ["torch", "scipy"])
+@pytest.mark.parametrize(("sizes", "k"), [((1024,) * 6, 3), ((3000,), 1500)])
+def test_clouds_too_large_for_one_chunk_are_searched_whole(backend, sizes, k):
+    _, pos, batch = random_clouds(*sizes, dim=2)
+    table = nearest_neighbors(pos, k, batch, backend=backend).index.view(-1, k)
+    start = 0
+    for cloud in pos.split(sizes):
+        rows = torch.tensor([0, len(cloud) // 2, len(cloud) - 1])
+        expected = torch.cdist(cloud[rows], cloud).topk(k, largest=False).indices + start
+        assert torch.equal(table[rows + start], expected)
+        start += len(cloud)
 
 
 def test_far_from_the_origin_the_same_neighbours_are_found():
@@ -173,7 +179,7 @@ def test_bad_radius_arguments_are_named(arguments, match):
 
 
 def test_a_missing_backend_is_named(monkeypatch):
-    monkeypatch.setattr(neighbors_module, "_installed", lambda module: False)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(RuntimeError, match="'scipy' is not installed"):
         knn_graph(torch.rand(4, 3), 2, backend="scipy", loop=True)
 
@@ -187,9 +193,8 @@ def test_neighbours_in_any_order_are_the_same_ones():
 
 def test_auto_takes_the_tree_for_large_clouds_only():
     small, large = torch.rand(100, 3), torch.rand(5000, 3)
-    choose = neighbors_module._choose
-    assert choose("auto", small, 8, 100) is neighbors_module._search_torch
-    assert choose("auto", large, 8, 5000) is neighbors_module._search_scipy
+    assert choose("auto", small, 8, 100) == "torch"
+    assert choose("auto", large, 8, 5000) == "scipy"
     assert nearest_neighbors(large, 8).degree == 8
 
 
