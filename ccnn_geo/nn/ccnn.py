@@ -187,6 +187,7 @@ class CCNN(PretrainedModule):
         *,
         pos: Tensor | None = None,
         edge_index: Tensor | Neighborhood | None = None,
+        period: float | tuple[float | None, ...] | None = None,
         weight: Tensor | None = None,
         batch_size: int | None = None,
         spacing: float | tuple[float, ...] | None = None,
@@ -206,6 +207,9 @@ class CCNN(PretrainedModule):
             pos: Positions, `[N, D]`.
             edge_index: The graph if it is known already, `[2, E]` in any order; unless given, the
                 `num_neighbors` nearest neighbours, found once for all layers.
+            period: Length of the periodic box that all clouds lie in, in the unit of `pos`, a
+                number, or one per axis with None for axes that are not periodic; at least twice the
+                reach of every kernel. See `CKConvMP` and `knn_graph`.
             weight: Quadrature weight of every point, `[N]`, or cell, `[*S]` or `[B, *S]`; on a grid
                 it follows from the spacing unless given, see `CKConvMP.grid`.
             batch_size: Number of clouds, B; avoids a synchronisation on a GPU.
@@ -224,8 +228,8 @@ class CCNN(PretrainedModule):
         Raises:
             TypeError: If features or positions are not floating-point tensors.
             ValueError: If shapes do not fit, (on the CPU) a value is not finite, `batch` is not
-                sorted, a cloud is empty, a grid has no occupied cell, or a spacing or length is out
-                of range.
+                sorted, a cloud is empty, a grid has no occupied cell, or a spacing, length or
+                period is out of range.
         """
         if pos is None:
             pos = cast(Tensor | None, pos_or_graph)
@@ -234,11 +238,13 @@ class CCNN(PretrainedModule):
         norms: list[Tensor] | None = [] if return_kernel_penalty else None
         domain: Domain
         if pos is None:
+            if period is not None:
+                raise ValueError(f"Expected `pos` with `period`, got none and {period}")
             domain = self._grid(x, spacing, mask, lengths, weight, method, norms)
         elif spacing is not None or mask is not None or lengths is not None:
             raise ValueError("Expected no `spacing`, `mask` or `lengths` with `pos`, got one")
         else:
-            domain = self._points(x, pos, batch, edge_index, weight, batch_size, norms)
+            domain = self._points(x, pos, batch, edge_index, period, weight, batch_size, norms)
         hidden = domain.convolve(self.stem, self.input_dropout(domain.features(x)))
         hidden = nn.functional.gelu(self.stem_norm(hidden))
         for block in self.blocks:
@@ -258,6 +264,7 @@ class CCNN(PretrainedModule):
         batch: Tensor | None = None,
         *,
         edge_index: Tensor | Neighborhood | None = None,
+        period: float | tuple[float | None, ...] | None = None,
         spacing: float | tuple[float, ...] | None = None,
         mask: Tensor | None = None,
     ) -> Self:
@@ -271,6 +278,7 @@ class CCNN(PretrainedModule):
             pos: Positions.
             batch: Cloud of every point.
             edge_index: The graph if it is known already.
+            period: Length of the periodic box.
             spacing: Step of the grid.
             mask: Occupied cells of the grids.
 
@@ -280,7 +288,7 @@ class CCNN(PretrainedModule):
         domain = (
             self._grid(x, spacing, mask, None, None, "auto", None)
             if pos is None
-            else self._points(x, pos, batch, edge_index, None, None, None)
+            else self._points(x, pos, batch, edge_index, period, None, None, None)
         )
         for conv in self._convolutions():
             conv.normalize_on(domain)
@@ -318,6 +326,7 @@ class CCNN(PretrainedModule):
         pos: Tensor,
         batch: Tensor | None,
         edge_index: Tensor | Neighborhood | None,
+        period: float | tuple[float | None, ...] | None,
         weight: Tensor | None,
         batch_size: int | None,
         norms: list[Tensor] | None,
@@ -327,11 +336,19 @@ class CCNN(PretrainedModule):
         check_points(x, (pos, pos), weight, self.dim, self.in_channels)
         check_finite(x=x, pos=pos, weight=weight)
         if edge_index is None:
-            edge_index = nearest_neighbors(pos, self.num_neighbors, batch, ordered=False)
+            edge_index = nearest_neighbors(
+                pos, self.num_neighbors, batch, ordered=False, period=period
+            )
         if batch is not None:
             batch_size = _count_clouds(batch, batch_size, len(pos))
         return Points.of(
-            pos, edge_index, weight=weight, batch=batch, batch_size=batch_size, norms=norms
+            pos,
+            edge_index,
+            period=period,
+            weight=weight,
+            batch=batch,
+            batch_size=batch_size,
+            norms=norms,
         )
 
     def extra_repr(self) -> str:

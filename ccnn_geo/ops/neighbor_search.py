@@ -12,11 +12,13 @@ import math
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.grid_positions import per_axis_period
 from ccnn_geo.ops.neighbor_backends import scipy, torch_cluster
 from ccnn_geo.ops.neighbor_backends import torch as torch_search
 from ccnn_geo.ops.neighbor_backends.checks import check_clouds, check_count, check_flow
 from ccnn_geo.ops.neighbor_backends.registry import choose
-from ccnn_geo.ops.neighborhood import Neighborhood
+from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
+from ccnn_geo.ops.periodic import Period, shortest, wrap
 
 _NEAREST = {
     "torch": torch_search.nearest,
@@ -32,6 +34,7 @@ def nearest_neighbors(
     batch: Tensor | None = None,
     *,
     ordered: bool = True,
+    period: float | tuple[float | None, ...] | None = None,
     backend: str = "auto",
 ) -> Neighborhood:
     """Find the k nearest points of every point within its own cloud, itself first.
@@ -40,8 +43,12 @@ def nearest_neighbors(
         pos: Positions, float32 or float64, `[N, D]`.
         k: Neighbours per point, the point itself among them; a cloud with fewer points gives all
             it has.
-        batch: Cloud of every point, sorted, `[N]`; one cloud if left out.
-        ordered: Whether the nearest must come first; in any order they are found sooner.
+        batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
+        ordered: If True, the nearest come first; in any order they are found sooner.
+        period: Length of the periodic box that all clouds lie in, a number, or one per axis with
+            None for axes that are not periodic. The distance of two points is that between nearest
+            images, so that points may lie outside the box. A point is a neighbour once at most,
+            even where several of its images are near.
         backend: `"auto"`, `"torch"` (chunked brute force, everywhere), `"scipy"` (a k-d tree; on
             the CPU, in time N log N) or `"torch_cluster"` (if installed; k <= 100 on CUDA).
 
@@ -50,14 +57,17 @@ def nearest_neighbors(
 
     Raises:
         TypeError: If `pos` is not float32 or float64, or `batch` not int64.
-        ValueError: If shapes, devices or values are wrong, `batch` is not sorted, or k < 1.
+        ValueError: If shapes, devices or values are wrong, `batch` is not sorted, k < 1, or
+            `period` is not positive.
         RuntimeError: If the backend cannot search these points here.
     """
     check_count("k", k)
     sizes = [size for size in check_clouds(pos, batch) if size > 0]
-    name = choose(backend, pos, k, max(sizes, default=0))
+    lengths = per_axis_period(period, pos.size(1))
+    name = choose(backend, pos, k, max(sizes, default=0), lengths)
     with torch.autocast(pos.device.type, enabled=False):
-        tables = _nearest(name, pos.detach(), sizes, k, ordered)
+        points = pos.detach() if lengths is None else wrap(pos.detach(), lengths)
+        tables = _nearest(name, points, sizes, k, ordered, lengths)
     if len({table.size(1) for table in tables}) <= 1:
         table = torch.cat(tables) if tables else pos.new_zeros(0, k, dtype=torch.int64)
         return Neighborhood.from_table(table)
@@ -75,6 +85,7 @@ def knn_graph(
     flow: str = "source_to_target",
     cosine: bool = False,
     *,
+    period: float | tuple[float | None, ...] | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Connect every point to its k nearest points within its own cloud.
@@ -89,6 +100,7 @@ def knn_graph(
         flow: `"source_to_target"`: the neighbours are in the first row; `"target_to_source"`: in
             the second.
         cosine: If True, measure the distance by the cosine instead of Euclidean.
+        period: See `nearest_neighbors`.
         backend: See `nearest_neighbors`.
 
     Returns:
@@ -96,16 +108,20 @@ def knn_graph(
 
     Raises:
         TypeError: See `nearest_neighbors`.
-        ValueError: See `nearest_neighbors`; or if `flow` is unknown.
+        ValueError: See `nearest_neighbors`; or if `flow` is unknown, or there are both `cosine` and
+            `period`.
         RuntimeError: If the backend cannot search these points here.
     """
     check_count("k", k)
     check_flow(flow)
     if cosine:
+        if period is not None:
+            raise ValueError(f"Expected no `period` with `cosine`, got {period}")
         # On the unit sphere, the nearest in angle are the nearest in distance.
         check_clouds(x, batch)
         x = torch.nn.functional.normalize(x, dim=1)
-    edge_index = nearest_neighbors(x, k if loop else k + 1, batch, backend=backend).edge_index
+    neighbors = nearest_neighbors(x, k if loop else k + 1, batch, period=period, backend=backend)
+    edge_index = neighbors.edge_index
     if not loop:
         edge_index = edge_index[:, edge_index[0] != edge_index[1]]
     return edge_index if flow == "source_to_target" else edge_index.flip(0)
@@ -119,6 +135,7 @@ def radius_graph(
     max_num_neighbors: int | None = None,
     flow: str = "source_to_target",
     *,
+    period: float | tuple[float | None, ...] | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Connect every point to all points of its cloud at a distance d <= r.
@@ -133,6 +150,7 @@ def radius_graph(
         loop: If True, a point is its own neighbour.
         max_num_neighbors: Keep only so many, the nearest; all unless given.
         flow: See `knn_graph`.
+        period: See `nearest_neighbors`; at least twice the radius, along every periodic axis.
         backend: `"auto"`, `"torch"` or `"scipy"`.
 
     Returns:
@@ -141,69 +159,93 @@ def radius_graph(
     Raises:
         TypeError: See `nearest_neighbors`.
         ValueError: See `nearest_neighbors`; or if `r` or `max_num_neighbors` is not positive and
-            finite, or `flow` is unknown.
+            finite, `flow` is unknown, or `period` is less than twice the radius.
         RuntimeError: If the backend cannot search these points here.
     """
-    if not 0 < r < math.inf:
-        raise ValueError(f"Expected `r` to be positive and finite, got {r}")
     if max_num_neighbors is not None:
         check_count("max_num_neighbors", max_num_neighbors)
     check_flow(flow)
     if backend == "torch_cluster":
         raise ValueError("Expected `backend` to be auto, torch or scipy, got 'torch_cluster'")
     sizes = [size for size in check_clouds(x, batch) if size > 0]
-    within = _WITHIN[choose(backend, x, 1, max(sizes, default=0))]
-    edges, start = [], 0
+    lengths = per_axis_period(period, x.size(1))
+    _check_radius(r, lengths)
+    name = choose(backend, x, 1, max(sizes, default=0), lengths)
+    edges, start = [x.new_zeros(2, 0, dtype=torch.int64)], 0
     with torch.autocast(x.device.type, enabled=False):
         for cloud in x.detach().split(sizes):
-            source, target, distance = _exactly_within(cloud, r, *within(cloud, r))
-            if not loop:
-                others = source != target
-                source, target, distance = source[others], target[others], distance[others]
-            order = _by_target_and_distance(source, target, distance)
-            source, target = source[order], target[order]
+            found = _within(name, cloud, r, loop, lengths)
             if max_num_neighbors is not None:
-                first = torch.searchsorted(target, torch.arange(len(cloud), device=x.device))
-                rank = torch.arange(len(target), device=x.device) - first[target]
-                source, target = source[rank < max_num_neighbors], target[rank < max_num_neighbors]
-            edges.append(torch.stack([source, target]) + start)
+                found = _first_of_targets(found, len(cloud), max_num_neighbors)
+            edges.append(found + start)
             start += len(cloud)
-    edge_index = torch.cat(edges, 1) if edges else x.new_zeros(2, 0, dtype=torch.int64)
+    edge_index = torch.cat(edges, 1)
     return edge_index if flow == "source_to_target" else edge_index.flip(0)
 
 
-def _nearest(name: str, pos: Tensor, sizes: list[int], k: int, ordered: bool) -> list[Tensor]:
+def _check_radius(r: float, period: Period | None) -> None:
+    if not 0 < r < math.inf:
+        raise ValueError(f"Expected `r` to be positive and finite, got {r}")
+    for length in period or ():
+        if length is not None and r > length / 2:
+            raise ValueError(
+                f"Expected `period` of at least twice the radius, {r}, because a point is a "
+                f"neighbour once at most, got {length}: repeat the points over several periods"
+            )
+
+
+def _nearest(
+    name: str, pos: Tensor, sizes: list[int], k: int, ordered: bool, period: Period | None
+) -> list[Tensor]:
     """Return the neighbours of every cloud as tables `[n, k]`, of fewer columns in small clouds."""
     if len(set(sizes)) == 1 and name == "torch":
         clouds = pos.view(len(sizes), sizes[0], -1)
-        return [torch_search.nearest_in_clouds(clouds, min(k, sizes[0]), ordered)]
+        return [torch_search.nearest_in_clouds(clouds, min(k, sizes[0]), ordered, period)]
     tables, start = [], 0
     for cloud in pos.split(sizes):
         size = len(cloud)
         # All points of a small cloud are found without a tree.
         search = _NEAREST["torch" if size <= k else name]
-        table = search(cloud, min(k, size), ordered)
+        table = search(cloud, min(k, size), ordered, period)
         table += start
         tables.append(table)
         start += size
     return tables
 
 
-def _exactly_within(
-    cloud: Tensor, r: float, source: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the edges that are no longer than r in the type of the positions, and their lengths."""
-    distance = (cloud[source] - cloud[target]).square().sum(-1).sqrt()
-    kept = distance <= torch.tensor(r, dtype=cloud.dtype, device=cloud.device)
-    return source[kept], target[kept], distance[kept]
-
-
-def _by_target_and_distance(source: Tensor, target: Tensor, distance: Tensor) -> Tensor:
-    """Return the order of edges by target, then by distance, then by source, `[E]`.
-
-    A point comes before others at the same place.
-    """
+def _within(name: str, cloud: Tensor, r: float, loop: bool, period: Period | None) -> Tensor:
+    """Return the edges of lengths d <= r in a cloud, `[2, E]`, by target, then by length."""
+    points = cloud if period is None else wrap(cloud, period)
+    source, target = _WITHIN[name](points, r, period)
+    length = _lengths(cloud, source, target, period)
+    kept = length <= torch.tensor(r, dtype=cloud.dtype, device=cloud.device)
+    if not loop:
+        kept &= source != target
+    source, target, length = source[kept], target[kept], length[kept]
+    # A point comes before others at the same place, and equals in the order of indices.
     order = torch.argsort(source, stable=True)
-    ahead = torch.where(source == target, -1.0, distance)
+    ahead = torch.where(source == target, -1.0, length)
     order = order[torch.argsort(ahead[order], stable=True)]
-    return order[torch.argsort(target[order], stable=True)]
+    order = order[torch.argsort(target[order], stable=True)]
+    return torch.stack([source[order], target[order]])
+
+
+def _lengths(cloud: Tensor, source: Tensor, target: Tensor, period: Period | None) -> Tensor:
+    """Return the lengths of edges in the type of the positions, `[E]`."""
+    if period is None:
+        offsets = relative_offsets(cloud[source], cloud[target])
+    else:
+        # In double precision only the result is rounded, as it is without a period.
+        exact = relative_offsets(cloud[source].double(), cloud[target].double())
+        columns = zip(exact.unbind(-1), period, strict=True)
+        offsets = torch.stack([shortest(column, length) for column, length in columns], -1)
+        offsets = offsets.to(cloud.dtype)
+    return offsets.square().sum(-1).sqrt()
+
+
+def _first_of_targets(edge_index: Tensor, num_targets: int, count: int) -> Tensor:
+    """Keep the first edges of every target, `count` at most, of edges sorted by target."""
+    target = edge_index[1]
+    first = torch.searchsorted(target, torch.arange(num_targets, device=target.device))
+    rank = torch.arange(len(target), device=target.device) - first[target]
+    return edge_index[:, rank < count]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,24 +12,24 @@ from ccnn_geo.ops.neighbor_backends.tables import (
     RADIUS_MARGIN,
     with_self_first,
 )
+from ccnn_geo.ops.periodic import Period
 
 _COINCIDING = 64
 
 
-def nearest(cloud: Tensor, k: int, ordered: bool) -> Tensor:
+def nearest(cloud: Tensor, k: int, ordered: bool, period: Period | None) -> Tensor:
     """Return the k nearest of every point of a cloud `[n, D]`, itself first, `[n, k]`."""
     points = cloud.cpu()
-    table = _nearest_places(points, k) if _many_coincide(points) else _nearest(points, k)
-    return with_self_first(table).to(cloud.device)
+    search = _nearest_places if _many_coincide(points) else _nearest
+    return with_self_first(search(points, k, period)).to(cloud.device)
 
 
-def within(cloud: Tensor, r: float) -> tuple[Tensor, Tensor]:
+def within(cloud: Tensor, r: float, period: Period | None) -> tuple[Tensor, Tensor]:
     """Return sources and targets of a superset of all pairs of a cloud `[n, D]` within r."""
     import numpy as np
-    from scipy.spatial import cKDTree
 
     points = cloud.cpu().numpy()
-    tree = cKDTree(points)
+    tree = _tree(points, period)
     step = CHUNK_ELEMENTS // 64
     sources, targets = [], []
     for start in range(0, len(points), step):
@@ -41,13 +43,20 @@ def within(cloud: Tensor, r: float) -> tuple[Tensor, Tensor]:
     return source, target
 
 
-def _nearest(points: Tensor, k: int) -> Tensor:
-    """Return the k nearest of every point, `[n, k]`."""
+def _tree(points: Any, period: Period | None) -> Any:
+    """Return the k-d tree of an array of points, which lie in the box if there is one."""
     from scipy.spatial import cKDTree
 
+    if period is None:
+        return cKDTree(points)
+    return cKDTree(points, boxsize=[0.0 if length is None else length for length in period])
+
+
+def _nearest(points: Tensor, k: int, period: Period | None) -> Tensor:
+    """Return the k nearest of every point, `[n, k]`."""
     array = points.numpy()
     table = torch.empty(len(points), k, dtype=torch.int64)
-    tree = cKDTree(array)
+    tree = _tree(array, period)
     # Leaf by leaf: a search then walks through what the one before has brought into the cache.
     for rows in torch.from_numpy(tree.indices).split(max(1, CHUNK_ELEMENTS // k)):
         _, found = tree.query(array[rows.numpy()], k=k, workers=-1)
@@ -65,12 +74,12 @@ def _many_coincide(points: Tensor) -> bool:
     return int(runs.max()) > _COINCIDING
 
 
-def _nearest_places(points: Tensor, k: int) -> Tensor:
+def _nearest_places(points: Tensor, k: int, period: Period | None) -> Tensor:
     """Return the k nearest of every point, `[n, k]`, where many coincide: search places instead."""
     places, place, sizes = torch.unique(points, dim=0, return_inverse=True, return_counts=True)
     members = torch.argsort(place, stable=True)
     first = sizes.cumsum(0) - sizes
-    found = _nearest(places, min(k, len(places)))
+    found = _nearest(places, min(k, len(places)), period)
     ends = sizes[found].cumsum(1)
     slots = torch.arange(k).expand(len(places), k).contiguous()
     column = torch.searchsorted(ends, slots, right=True)
