@@ -203,6 +203,7 @@ class CCNN(PretrainedModule):
         *,
         pos: Tensor | None = None,
         edge_index: Tensor | Neighborhood | None = None,
+        period: float | tuple[float | None, ...] | None = None,
         weight: Tensor | None = None,
         batch_size: int | None = None,
         spacing: float | tuple[float, ...] | None = None,
@@ -211,7 +212,6 @@ class CCNN(PretrainedModule):
         method: str = "auto",
         evaluation: Evaluation | None = None,
         tolerance: float | None = None,
-        period: float | tuple[float | None, ...] | None = None,
         bandlimit: Bandlimit = None,
         return_kernel_penalty: bool = False,
     ) -> Any:
@@ -226,6 +226,9 @@ class CCNN(PretrainedModule):
             pos: Positions, `[N, D]`.
             edge_index: The graph if it is known already, `[2, E]` in any order; unless given, the
                 `num_neighbors` nearest neighbours, found once for all layers.
+            period: Length of the periodic box that all clouds lie in, in the unit of `pos`, a
+                number, or one per axis with None for axes that are not periodic; at least twice the
+                reach of every kernel. See `CKConvMP` and `knn_graph`.
             weight: Quadrature weight of every point, `[N]`, or cell, `[*S]` or `[B, *S]`; on a grid
                 it follows from the spacing unless given, see `CKConvMP.grid`.
             batch_size: Number of clouds, B; avoids a synchronisation on a GPU.
@@ -239,7 +242,6 @@ class CCNN(PretrainedModule):
                 unless given.
             tolerance: Relative error of each convolution with `"nufft"`; the network's own unless
                 given.
-            period: Period of the positions, a number or one per axis, None where there is none.
             bandlimit: See `CKConvMP.forward`; the network's own unless given, `math.inf` for none.
             return_kernel_penalty: If True, also return half the sum of the squared norms of all
                 kernels as they were evaluated (Eq. 3), a scalar.
@@ -250,8 +252,8 @@ class CCNN(PretrainedModule):
         Raises:
             TypeError: If features or positions are not floating-point tensors.
             ValueError: If shapes do not fit, (on the CPU) a value is not finite, `batch` is not
-                sorted, a cloud is empty, a grid has no occupied cell, or a spacing or length is out
-                of range.
+                sorted, a cloud is empty, a grid has no occupied cell, or a spacing, length or
+                period is out of range.
         """
         if pos is None:
             pos = cast(Tensor | None, pos_or_graph)
@@ -262,11 +264,15 @@ class CCNN(PretrainedModule):
         evaluation = self.evaluation if evaluation is None else _check_evaluation(evaluation, False)
         domain: Domain
         if pos is None:
+            if period is not None:
+                raise ValueError(f"Expected `pos` with `period`, got none and {period}")
             domain = self._grid(x, spacing, mask, lengths, weight, method, norms, bandlimit)
         elif spacing is not None or mask is not None or lengths is not None:
             raise ValueError("Expected no `spacing`, `mask` or `lengths` with `pos`, got one")
         elif evaluation == "neighbors":
-            domain = self._points(x, pos, batch, edge_index, weight, batch_size, norms, bandlimit)
+            domain = self._points(
+                x, pos, batch, edge_index, period, weight, batch_size, norms, bandlimit
+            )
         elif edge_index is not None:
             raise ValueError("Expected no `edge_index` with `evaluation='nufft'`, got one")
         else:
@@ -293,6 +299,7 @@ class CCNN(PretrainedModule):
         batch: Tensor | None = None,
         *,
         edge_index: Tensor | Neighborhood | None = None,
+        period: float | tuple[float | None, ...] | None = None,
         spacing: float | tuple[float, ...] | None = None,
         mask: Tensor | None = None,
     ) -> Self:
@@ -306,6 +313,7 @@ class CCNN(PretrainedModule):
             pos: Positions.
             batch: Cloud of every point.
             edge_index: The graph if it is known already.
+            period: Length of the periodic box.
             spacing: Step of the grid.
             mask: Occupied cells of the grids.
 
@@ -315,7 +323,7 @@ class CCNN(PretrainedModule):
         domain = (
             self._grid(x, spacing, mask, None, None, "auto", None, self.bandlimit)
             if pos is None
-            else self._points(x, pos, batch, edge_index, None, None, None, self.bandlimit)
+            else self._points(x, pos, batch, edge_index, period, None, None, None, self.bandlimit)
         )
         for conv in self._convolutions():
             conv.normalize_on(domain)
@@ -357,6 +365,7 @@ class CCNN(PretrainedModule):
         pos: Tensor,
         batch: Tensor | None,
         edge_index: Tensor | Neighborhood | None,
+        period: float | tuple[float | None, ...] | None,
         weight: Tensor | None,
         batch_size: int | None,
         norms: list[Tensor] | None,
@@ -366,12 +375,15 @@ class CCNN(PretrainedModule):
         check_points(x, (pos, pos), weight, self.dim, self.in_channels)
         check_finite(x=x, pos=pos, weight=weight)
         if edge_index is None:
-            edge_index = nearest_neighbors(pos, self.num_neighbors, batch, ordered=False)
+            edge_index = nearest_neighbors(
+                pos, self.num_neighbors, batch, ordered=False, period=period
+            )
         if batch is not None:
             batch_size = _count_clouds(batch, batch_size, len(pos))
         return Points.of(
             pos,
             edge_index,
+            period=period,
             weight=weight,
             batch=batch,
             batch_size=batch_size,

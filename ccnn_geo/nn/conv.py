@@ -227,6 +227,7 @@ class CKConvMP(MessagePassing):
         pos: Tensor | PairTensor | None = None,
         edge_index: Tensor | Neighborhood | None = None,
         *,
+        period: float | tuple[float | None, ...] | None = None,
         weight: Tensor | None = None,
         bandlimit: Bandlimit = None,
         return_kernel_norm: bool = False,
@@ -237,6 +238,9 @@ class CKConvMP(MessagePassing):
             x: Features of the points, or a pair (sources, targets), of which only the first counts.
             pos: Positions of the points, or a pair (sources, targets).
             edge_index: Sources and targets in any order, or a prepared `Neighborhood`.
+            period: Length of the periodic box that the points lie in, in the unit of `pos`, a
+                number, or one per axis with None for axes that are not periodic; at least twice the
+                reach of the kernel. Every edge then leads from the nearest image of its source.
             weight: Quadrature weight of every source (not of every edge), `[S]`; 1 unless given.
             bandlimit: Frequency in cycles per unit of `pos`, a number or one per axis, at which the
                 sines of the kernel network are attenuated by half, so that the kernel does not
@@ -251,10 +255,12 @@ class CKConvMP(MessagePassing):
 
         Raises:
             TypeError: If features or positions are not floating-point tensors.
-            ValueError: If shapes do not fit, an index is out of range, or (on the CPU) a value is
-                not finite.
+            ValueError: If shapes do not fit, an index is out of range, a period is not positive or
+                too short for the kernel, or (on the CPU) a value is not finite.
         """
         if pos is None:
+            if period is not None:
+                raise ValueError(f"Expected `pos` with `period`, got none and {period}")
             if edge_index is not None or not isinstance(x, Tensor):
                 raise ValueError("Expected `pos` with a graph, got none")
             return self.grid(
@@ -271,7 +277,7 @@ class CKConvMP(MessagePassing):
         if edge_index is None:
             raise ValueError("Expected `edge_index` with `pos`, got none")
         band = point_bandlimit(bandlimit, source, None)
-        points = Points.of(pos, edge_index, weight=weight, bandlimit=band)
+        points = Points.of(pos, edge_index, period=period, weight=weight, bandlimit=band)
         output, norm = self.convolve_points(x, points, with_norm=return_kernel_norm)
         return (output, norm) if return_kernel_norm else output
 
@@ -381,6 +387,8 @@ class CKConvMP(MessagePassing):
         self,
         pos: Tensor | PairTensor,
         edge_index: Tensor | Neighborhood,
+        *,
+        period: float | tuple[float | None, ...] | None = None,
     ) -> None:
         """Scale the kernel so that its squared norm is 1 for every output on a graph.
 
@@ -391,8 +399,9 @@ class CKConvMP(MessagePassing):
         Args:
             pos: Positions of the points, or a pair (sources, targets).
             edge_index: Sources and targets, or a prepared `Neighborhood`.
+            period: See `forward`.
         """
-        self.normalize_on(Points.of(pos, edge_index))
+        self.normalize_on(Points.of(pos, edge_index, period=period))
 
     @torch.no_grad()
     def normalize_on(self, domain: Points | Grid) -> None:
@@ -408,7 +417,7 @@ class CKConvMP(MessagePassing):
         """Convolve features on points that have been checked.
 
         Args:
-            x: Features of the sources, `[S, C_in]`.
+            x: Features of the sources without their images, `[S, C_in]`.
             points: Positions, graph and quadrature weights.
             with_norm: If True, compute the kernel norm in the same pass.
 
@@ -417,11 +426,12 @@ class CKConvMP(MessagePassing):
         """
         collections = open_collections()
         with_moment = with_norm or bool(collections)
-        readout, moment = self.readout(), None
+        readout, support, moment = self.readout(), self.support(), None
+        points.check_reach(support)
+        x = points.with_images(x)
         if self._is_observed:
-            edges = points.neighbors.edge_index if points.edge_index is None else points.edge_index
             output = self.propagate(
-                edges,
+                points.edges,
                 x=(x, None),
                 pos=(points.source, points.target),
                 weight=None if points.weight is None else points.weight.unsqueeze(-1),
@@ -437,7 +447,7 @@ class CKConvMP(MessagePassing):
                 points.neighbors,
                 self._features(points.bandlimit),
                 readout,
-                self.support(),
+                support,
                 weight=points.weight,
                 with_moment=with_moment,
             )
@@ -587,6 +597,8 @@ class CKConvMP(MessagePassing):
 
     def _graph_moment(self, points: Points) -> Tensor:
         """Return the second moment of the basis on a graph, without convolving anything."""
+        support = self.support()
+        points.check_reach(support)
         nothing = self.window.log_width.new_zeros(len(points.source), 1)
         readout = nothing.new_zeros(1, self.kernel.hidden_channels + 1)
         _, moment = point_conv(
@@ -595,7 +607,7 @@ class CKConvMP(MessagePassing):
             points.neighbors,
             self._features(points.bandlimit),
             readout,
-            self.support(),
+            support,
             with_moment=True,
         )
         return cast(Tensor, moment)

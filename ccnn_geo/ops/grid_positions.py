@@ -78,21 +78,22 @@ def per_axis_period(
     """Repeat a period for every axis, or check that there is a positive one or None for each.
 
     Returns:
-        The period per axis, None where there is none; None if no axis is periodic.
+        A period per axis, None along axes that are not periodic; or None if no axis is.
 
     Raises:
-        ValueError: If there are not `dim` values, or one is neither None nor a positive finite
-            number.
+        ValueError: If there are not `dim` values, or one is neither None nor positive and finite.
     """
     if period is None:
         return None
     values = (period,) * dim if isinstance(period, (int, float)) else tuple(period)
-    lengths = tuple(None if each is None else float(each) for each in values)
-    if len(lengths) != dim or not all(each is None or 0 < each < math.inf for each in lengths):
+    if len(values) != dim or not all(each is None or 0 < each < math.inf for each in values):
         raise ValueError(
-            f"Expected `period` to be positive or None, one number or {dim}, got {period}"
+            f"Expected `period` to be positive, one number or {dim} with None for axes that are "
+            f"not periodic, got {period}"
         )
-    return None if all(each is None for each in lengths) else lengths
+    if all(each is None for each in values):
+        return None
+    return tuple(None if each is None else float(each) for each in values)
 
 
 def _check_size(size: tuple[int, ...]) -> None:

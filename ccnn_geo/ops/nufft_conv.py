@@ -16,6 +16,7 @@ from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.nufft_backends.finufft import FinufftTransform, is_available, missing_package
 from ccnn_geo.ops.nufft_backends.spreading import SpreadingTransform
 from ccnn_geo.ops.nufft_backends.transform import Modes, Transform, analyze, synthesize
+from ccnn_geo.ops.periodic import Period
 
 MEMORY_BUDGET = 4 * 2**30
 """Bytes that the spectra and the sampled kernel of a convolution may take."""
@@ -29,7 +30,7 @@ _FULL_KERNEL_CHUNK = 2**14
 """Modes at which a full kernel is multiplied at a time."""
 
 
-class Period(NamedTuple):
+class Box(NamedTuple):
     """Box of the Fourier series of one cloud."""
 
     length: tuple[float, ...]
@@ -48,7 +49,7 @@ def nufft_conv(
     batch: Tensor | tuple[Tensor, Tensor] | None = None,
     weight: Tensor | None = None,
     tolerance: float = 1e-3,
-    period: tuple[float | None, ...] | None = None,
+    period: Period | None = None,
     with_norm: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
@@ -128,7 +129,7 @@ def nufft_conv(
             return make(angles, modes, tolerance / 4, dtype)
 
         values = x.to(dtype).t()
-        kernels: dict[Period, Tensor] = {}
+        kernels: dict[Box, Tensor] = {}
         shares, norm = [], readout.new_zeros(())
         for (own, other), (center, box) in zip(clouds, boxes, strict=True):
             if box not in kernels:
@@ -190,8 +191,8 @@ def _resolution(
 
 
 def _scaled_period(
-    period: tuple[float | None, ...] | None, support: KernelSupport, reach: tuple[float, ...]
-) -> tuple[float | None, ...]:
+    period: Period | None, support: KernelSupport, reach: tuple[float, ...]
+) -> Period:
     """Return the period per axis in kernel units.
 
     Raises:
@@ -233,8 +234,8 @@ def _box(
     target: Tensor,
     reach: tuple[float, ...],
     band: tuple[float, ...],
-    period: tuple[float | None, ...],
-) -> tuple[Tensor, Period]:
+    period: Period,
+) -> tuple[Tensor, Box]:
     """Return the centre of a cloud, `[D]`, and the box of its Fourier series."""
     parts = [part for part in (source, target) if len(part)]
     low = torch.stack([part.amin(0) for part in parts]).amin(0)
@@ -243,18 +244,18 @@ def _box(
     for side, end, frequency, wrap in zip((high - low).tolist(), reach, band, period, strict=True):
         length = max(side + end, 2 * end) if wrap is None else wrap
         if math.isinf(frequency * length):
-            return (low + high) / 2, Period((math.inf,) * len(reach), (0,) * len(reach))
+            return (low + high) / 2, Box((math.inf,) * len(reach), (0,) * len(reach))
         count = _odd_length(math.ceil(2 * frequency * length) + 1)
         if wrap is None and frequency > 0:
             # The step stays that of the bandwidth, so that clouds of equal modes share a kernel.
             length = (count - 1) / (2 * frequency)
         lengths.append(length)
         modes.append(count)
-    return (low + high) / 2, Period(tuple(lengths), tuple(modes))
+    return (low + high) / 2, Box(tuple(lengths), tuple(modes))
 
 
 def _check_memory(
-    boxes: list[tuple[Tensor, Period]],
+    boxes: list[tuple[Tensor, Box]],
     readout: Tensor,
     support: KernelSupport,
     band: tuple[float, ...],
@@ -299,7 +300,7 @@ def _odd_length(length: int) -> int:
         length += 2
 
 
-def _angles(pos: Tensor, center: Tensor, box: Period) -> Tensor:
+def _angles(pos: Tensor, center: Tensor, box: Box) -> Tensor:
     """Return positions in kernel units as angles in radians, `[N, D]`, float64."""
     lengths = torch.tensor(box.length, dtype=torch.float64, device=pos.device)
     turns = (pos - center) / lengths
@@ -307,7 +308,7 @@ def _angles(pos: Tensor, center: Tensor, box: Period) -> Tensor:
 
 
 def _sampled_basis(
-    features: Features, support: KernelSupport, reach: tuple[float, ...], box: Period
+    features: Features, support: KernelSupport, reach: tuple[float, ...], box: Box
 ) -> tuple[Tensor, list[int]]:
     """Return the basis at the samples of a box within reach, `[K, H + 1]`, and their arms."""
     steps = tuple(length / count for length, count in zip(box.length, box.modes, strict=True))
@@ -320,7 +321,7 @@ def _sampled_basis(
     return support.basis(offsets, features), arms
 
 
-def _series(samples: Tensor, arms: list[int], box: Period) -> Tensor:
+def _series(samples: Tensor, arms: list[int], box: Box) -> Tensor:
     """Return the Fourier coefficients of samples `[C, K]`, in the layout of `Transform`."""
     dim = len(arms)
     axes = tuple(range(1, dim + 1))
@@ -336,7 +337,7 @@ def _kernel_spectrum(
     readout: Tensor,
     support: KernelSupport,
     reach: tuple[float, ...],
-    box: Period,
+    box: Box,
 ) -> Tensor:
     """Return the Fourier coefficients of a depthwise kernel, or of the basis of a full one."""
     basis, arms = _sampled_basis(features, support, reach, box)
@@ -372,7 +373,7 @@ def _pair_norm(
     readout: Tensor,
     support: KernelSupport,
     reach: tuple[float, ...],
-    box: Period,
+    box: Box,
     angles: tuple[Tensor, Tensor],
     transforms: Callable[[Tensor, Modes], Transform],
 ) -> Tensor:
@@ -380,7 +381,7 @@ def _pair_norm(
 
     The square has twice the bandwidth of the kernel.
     """
-    fine = Period(box.length, tuple(_odd_length(2 * count - 1) for count in box.modes))
+    fine = Box(box.length, tuple(_odd_length(2 * count - 1) for count in box.modes))
     basis, arms = _sampled_basis(features, support, reach, fine)
     squares = (basis @ readout.flatten(0, -2).T).square().sum(-1)
     kernel = _series(squares.unsqueeze(0), arms, fine)

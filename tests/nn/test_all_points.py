@@ -144,7 +144,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="Expected `pos` to be a tensor or a pair, got 3"):
         conv.nufft(x, (pos, pos, pos))
     for period in (0.0, -1.0, math.nan, (1.0, 2.0, 3.0)):
-        with pytest.raises(ValueError, match="Expected `period` to be positive or None"):
+        with pytest.raises(ValueError, match="Expected `period` to be positive, one number"):
             conv.nufft(x, pos, period=period)
     with pytest.raises(ValueError, match="causal kernel ends abruptly"):
         make_conv(1, causal=True).nufft(x, pos[:, :1])

@@ -1,6 +1,9 @@
 """Neighbour search against a plain sort of all distances."""
 
+import importlib.util
 import inspect
+import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -10,14 +13,13 @@ from torch_geometric.nn import radius_graph as pygs_radius_graph
 
 from ccnn_geo import knn_graph, radius_graph
 from ccnn_geo.ops import nearest_neighbors
-from ccnn_geo.ops import neighbor_search as neighbors_module
+from ccnn_geo.ops.neighbor_backends.registry import choose
 from clouds_helpers import random_clouds
 
 
 def available(backend: str):
-    module = {"torch": "torch"}.get(backend, backend)
-    missing = neighbors_module._installed(module) is False
-    return pytest.param(backend, marks=pytest.mark.skipif(missing, reason=f"{module} is missing"))
+    missing = importlib.util.find_spec(backend) is None
+    return pytest.param(backend, marks=pytest.mark.skipif(missing, reason=f"{backend} is missing"))
 
 
 BACKENDS = [available(name) for name in ("torch", "scipy", "torch_cluster")]
@@ -63,12 +65,17 @@ def test_the_point_itself_is_kept_among_many_at_the_same_place(backend):
     assert torch.equal(target, torch.arange(50).repeat_interleave(4))
 
 
-def test_searching_in_chunks_changes_nothing(monkeypatch):
-    _, pos, batch = random_clouds(40, 40)
-    whole = knn_graph(pos, 6, batch, backend="torch", loop=True)
-    monkeypatch.setattr(neighbors_module, "_CHUNK_ELEMENTS", 100)
-    assert torch.equal(knn_graph(pos, 6, batch, backend="torch", loop=True), whole)
-    assert torch.equal(knn_graph(pos, 6, batch, backend="scipy", loop=True), whole)
+@pytest.mark.parametrize("backend", ["torch", "scipy"])
+@pytest.mark.parametrize(("sizes", "k"), [((1024,) * 6, 3), ((3000,), 1500)])
+def test_clouds_too_large_for_one_chunk_are_searched_whole(backend, sizes, k):
+    _, pos, batch = random_clouds(*sizes, dim=2)
+    table = nearest_neighbors(pos, k, batch, backend=backend).index.view(-1, k)
+    start = 0
+    for cloud in pos.split(sizes):
+        rows = torch.tensor([0, len(cloud) // 2, len(cloud) - 1])
+        expected = torch.cdist(cloud[rows], cloud).topk(k, largest=False).indices + start
+        assert torch.equal(table[rows + start], expected)
+        start += len(cloud)
 
 
 def test_far_from_the_origin_the_same_neighbours_are_found():
@@ -173,7 +180,7 @@ def test_bad_radius_arguments_are_named(arguments, match):
 
 
 def test_a_missing_backend_is_named(monkeypatch):
-    monkeypatch.setattr(neighbors_module, "_installed", lambda module: False)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(RuntimeError, match="'scipy' is not installed"):
         knn_graph(torch.rand(4, 3), 2, backend="scipy", loop=True)
 
@@ -187,9 +194,11 @@ def test_neighbours_in_any_order_are_the_same_ones():
 
 def test_auto_takes_the_tree_for_large_clouds_only():
     small, large = torch.rand(100, 3), torch.rand(5000, 3)
-    choose = neighbors_module._choose
-    assert choose("auto", small, 8, 100) is neighbors_module._search_torch
-    assert choose("auto", large, 8, 5000) is neighbors_module._search_scipy
+    assert choose("auto", small, 8, 100) == "torch"
+    assert choose("auto", large, 8, 5000) == "scipy"
+    # Brute force is slower modulo a period.
+    assert choose("auto", small, 8, 1000) == "torch"
+    assert choose("auto", small, 8, 1000, period=(1.0, None, None)) == "scipy"
     assert nearest_neighbors(large, 8).degree == 8
 
 
@@ -226,7 +235,8 @@ def test_coordinates_far_from_the_origin_keep_their_neighbours(offset):
 def test_the_signatures_begin_with_those_of_pyg():
     for ours, theirs in ((knn_graph, pygs_knn_graph), (radius_graph, pygs_radius_graph)):
         expected = inspect.signature(theirs).parameters
-        shared = [name for name in inspect.signature(ours).parameters if name != "backend"]
+        own = {"backend", "period"}
+        shared = [name for name in inspect.signature(ours).parameters if name not in own]
         assert shared == list(expected)[: len(shared)]
         for name in set(shared) - {"max_num_neighbors"}:
             assert inspect.signature(ours).parameters[name].default == expected[name].default
@@ -254,3 +264,167 @@ def test_neighbours_among_many_coinciding_points(places):
     torch.testing.assert_close(distance.gather(1, table).sort().values, expected)
     assert torch.equal(table[:, 0], torch.arange(len(pos)))
     assert bool((table.sort(1).values.diff(dim=1) > 0).all())
+
+
+PERIODIC = ["torch", "scipy"]
+PERIODS = [
+    pytest.param(1.5, id="every axis"),
+    pytest.param((1.5, None, 0.9), id="two axes"),
+    pytest.param((None, 1.1, None), id="one axis"),
+]
+
+
+def lengths_of(period, dim):
+    return (period,) * dim if isinstance(period, float) else period
+
+
+def image_distances(pos, period):
+    """The distance of every two points between nearest images, by a loop over all images."""
+    lengths = lengths_of(period, pos.size(1))
+    reach = 5  # periods between points of the tests, at most
+    nearest = torch.full((len(pos), len(pos)), torch.inf, dtype=pos.dtype)
+    for shift in itertools.product(*(range(-reach, reach + 1) if p else (0,) for p in lengths)):
+        moved = pos + torch.tensor(
+            [s * (p or 0.0) for s, p in zip(shift, lengths, strict=True)], dtype=pos.dtype
+        )
+        nearest = nearest.minimum((pos[:, None] - moved).square().sum(-1).sqrt())
+    return nearest
+
+
+def as_matrix(edge_index, size):
+    found = torch.zeros(size, size, dtype=torch.bool)
+    found[edge_index[1], edge_index[0]] = True
+    return found
+
+
+@pytest.mark.parametrize("backend", PERIODIC)
+@pytest.mark.parametrize("period", PERIODS)
+@pytest.mark.parametrize("k", [1, 9])
+def test_the_nearest_in_a_box_are_those_with_the_nearest_images(backend, period, k):
+    _, pos, batch = random_clouds(40, 25)
+    found = nearest_neighbors(2 * pos, k, batch, period=period, backend=backend)
+    distance = image_distances(2 * pos, period)
+    distance[batch[:, None] != batch] = torch.inf
+    assert torch.equal(found.index.view(-1, k), distance.argsort(1)[:, :k])
+
+
+@pytest.mark.parametrize("backend", PERIODIC)
+@pytest.mark.parametrize("period", PERIODS)
+def test_a_radius_in_a_box_holds_exactly_the_pairs_with_images_within_it(backend, period):
+    _, pos, batch = random_clouds(40, 25)
+    found = radius_graph(2 * pos, 0.4, batch, period=period, backend=backend)
+    near = (image_distances(2 * pos, period) <= 0.4) & (batch[:, None] == batch)
+    near.fill_diagonal_(False)
+    assert torch.equal(as_matrix(found, len(pos)), near)
+    assert found.size(1) == int(near.sum()) > radius_graph(2 * pos, 0.4, batch).size(1)
+
+
+def test_more_neighbours_than_half_a_box_holds_are_the_nearest_images_of_all_points():
+    pos = torch.rand(12, 2, dtype=torch.float64)
+    for backend in PERIODIC:
+        table = nearest_neighbors(pos, 12, period=0.5, backend=backend).index.view(12, 12)
+        assert torch.equal(table, image_distances(pos, 0.5).argsort(1))
+
+
+@pytest.mark.parametrize("backend", PERIODIC)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_in_other_boxes_have_the_same_neighbours(backend, dtype):
+    # All coordinates are exact in single precision.
+    pos = torch.randint(2**9, (200, 3)).to(dtype) / 2**6
+    moved = pos + 8.0 * torch.randint(-(2**10), 2**10, (200, 3)).to(dtype)
+    for graph, size in ((radius_graph, 1.0), (knn_graph, 8)):
+        edges = [as_matrix(graph(p, size, period=8.0, backend=backend), 200) for p in (pos, moved)]
+        if graph is radius_graph:
+            assert torch.equal(*edges)
+        else:  # of neighbours at the same distance, some are chosen
+            distance = image_distances(pos.double(), 8.0)
+            assert torch.equal(*((distance * e).sort(1).values for e in edges))
+
+
+@pytest.mark.parametrize("backend", PERIODIC)
+def test_far_from_the_origin_a_box_keeps_all_digits(backend):
+    pos = torch.randint(2**20, (300, 3)).double() / 2**17
+    far = pos + 1e6
+    expected = nearest_neighbors(pos, 9, period=10.0, backend=backend)
+    found = nearest_neighbors(far, 9, period=10.0, backend=backend)
+    assert torch.equal(found.index, expected.index)
+    edges = [radius_graph(p, 2.0, period=10.0, backend=backend) for p in (pos, far)]
+    assert torch.equal(*edges)
+
+
+@pytest.mark.parametrize("backend", PERIODIC)
+@pytest.mark.parametrize("period", [0.1, 1 / 3, 7.0])
+def test_points_at_the_ends_of_a_box_are_one_place(backend, period):
+    below = -torch.finfo(torch.float64).tiny
+    places = [0.0, period, -period, below, 2 * period, period / 3]
+    pos = torch.tensor(places, dtype=torch.float64).unsqueeze(1)
+    found = radius_graph(pos, period / 4, period=period, backend=backend)
+    near = torch.ones(6, 6, dtype=torch.bool).fill_diagonal_(False)
+    near[5], near[:, 5] = False, False
+    assert torch.equal(as_matrix(found, 6), near)
+
+
+@pytest.mark.parametrize("backend", PERIODIC)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("step", [0.1, 0.25, 1 / 3])
+def test_away_from_the_boundary_a_period_changes_no_edge_of_a_lattice(backend, dtype, step):
+    axis = torch.arange(6, dtype=dtype) * step
+    pos = torch.cartesian_prod(axis, axis, axis) - 1
+    expected = radius_graph(pos, step)
+    assert torch.equal(radius_graph(pos, step, period=100.0, backend=backend), expected)
+
+
+def test_every_backend_gives_the_same_edges_of_a_periodic_lattice_in_the_same_order():
+    pos = torch.cartesian_prod(*[torch.arange(6.0)] * 3) * 0.1
+    one = radius_graph(pos, 0.2001, period=0.6, loop=True, backend="torch")
+    assert torch.equal(radius_graph(pos, 0.2001, period=0.6, loop=True, backend="scipy"), one)
+    assert torch.equal(torch.bincount(one[1]), torch.full((216,), 33))
+
+
+def test_the_nearest_of_a_periodic_radius_are_kept():
+    _, pos, batch = random_clouds(40, 20)
+    nearest = knn_graph(pos, 3, batch, loop=True, period=2.0)
+    found = radius_graph(pos, 1.0, batch, max_num_neighbors=3, loop=True, period=2.0)
+    assert torch.equal(found, nearest)
+
+
+@pytest.mark.parametrize("backend", PERIODIC)
+def test_neighbours_among_points_that_coincide_across_the_boundary(backend):
+    places = torch.tensor([[0.0, 0.5], [1.0, 0.5], [-1.0, 0.5], [0.4, 0.9]], dtype=torch.float64)
+    pos = torch.cat([places[torch.arange(600) % 4], torch.rand(100, 2).double()])
+    table = nearest_neighbors(pos, 12, period=1.0, backend=backend).index.view(-1, 12)
+    distance = image_distances(pos, 1.0)
+    expected = distance.topk(12, largest=False).values
+    torch.testing.assert_close(distance.gather(1, table).sort().values, expected)
+    assert torch.equal(table[:, 0], torch.arange(len(pos)))
+    assert bool((table.sort(1).values.diff(dim=1) > 0).all())
+
+
+@pytest.mark.parametrize(
+    "period",
+    [0.0, -1.0, float("nan"), float("inf"), (), (1.0, 1.0), (1.0, 0.0, None), (None, None)],
+)
+def test_bad_periods_are_named(period):
+    for graph, size in ((knn_graph, 2), (radius_graph, 0.1)):
+        with pytest.raises(ValueError, match="Expected `period` to be positive, one number or 3"):
+            graph(torch.rand(4, 3), size, period=period)
+
+
+def test_a_period_of_no_axis_is_none():
+    pos = torch.rand(30, 3)
+    assert torch.equal(knn_graph(pos, 4, period=(None,) * 3), knn_graph(pos, 4))
+
+
+def test_what_is_not_possible_in_a_box_is_named():
+    pos = torch.rand(4, 2)
+    with pytest.raises(ValueError, match="`period` of at least twice the radius, 0.6, .* got 1.1"):
+        radius_graph(pos, 0.6, period=(None, 1.1))
+    assert radius_graph(pos, 0.6, period=1.2).size(0) == 2
+    with pytest.raises(ValueError, match="Expected no `period` with `cosine`, got 1.0"):
+        knn_graph(pos, 2, cosine=True, period=1.0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_cluster") is None, reason="it is missing")
+def test_torch_cluster_refuses_periods():
+    with pytest.raises(RuntimeError, match="knows no periodic boxes: use 'torch' or 'scipy'"):
+        knn_graph(torch.rand(4, 2), 2, period=1.0, backend="torch_cluster")

@@ -1,0 +1,1 @@
+"""The backends of the neighbour search, named as in `backend=`."""

@@ -1,0 +1,130 @@
+"""Points in a periodic box: positions and distances modulo a period, and images of sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ccnn_geo.ops.kernel_support import SUPPORT_TOLERANCE, KernelSupport
+from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
+
+Period = tuple[float | None, ...]
+"""Length of the box along every axis, None along an axis that is not periodic."""
+
+_HALF = 0.5 * (1 + SUPPORT_TOLERANCE)
+"""Offsets of half a period count as positive, up to rounding, so that points on a lattice see the
+same offsets wherever the box begins."""
+
+
+class Images(NamedTuple):
+    """The sources of a periodic graph, followed by those of their images that its edges lead to."""
+
+    pos: Tensor
+    """Positions of S points and of G images, `[S + G, D]`."""
+    origin: Tensor
+    """The point that every image is of, `[G]`."""
+    neighbors: Neighborhood
+    """The graph, in which every target is next to its sources or to images of them."""
+
+
+def wrap(pos: Tensor, period: Period) -> Tensor:
+    """Return positions `[N, D]` in the box [0, period), in float64.
+
+    Far from the box no digits are lost. Gradients pass through unchanged.
+    """
+    columns = []
+    for column, length in zip(pos.double().unbind(-1), period, strict=True):
+        if length is not None:
+            column = torch.remainder(column, length)
+            # The remainder of a small negative number is rounded to the period itself.
+            column = torch.where(column < length, column, column - length)
+        columns.append(column)
+    return torch.stack(columns, -1)
+
+
+def shortest(offset: Tensor, length: float | None) -> Tensor:
+    """Return the lengths along one axis of offsets to the nearest images.
+
+    Args:
+        offset: Offsets along the axis.
+        length: The period, or None.
+    """
+    offset = offset.abs()
+    if length is None:
+        return offset
+    offset = torch.fmod(offset, length)
+    return torch.minimum(offset, length - offset)
+
+
+@torch.compiler.disable  # the number of images, which is a size of tensors, depends on the data
+def nearest_images(
+    source: Tensor, target: Tensor, neighbors: Neighborhood, period: Period
+) -> Images | None:
+    """Replace sources across the boundary by their images next to the target.
+
+    An image is a source shifted by whole periods. Convolutions on the sources and their images know
+    nothing of a period; only sources that an edge across the boundary starts from are copied.
+
+    Args:
+        source: Positions of the sources in the box, float64, `[S, D]`.
+        target: Positions of the targets in the box, float64, `[T, D]`.
+        neighbors: The graph.
+        period: Length of the box per axis.
+
+    Returns:
+        The sources with their images, or None if no edge leads across the boundary.
+    """
+    if neighbors.num_sources == 0:
+        return None
+    index, rows, occupied = neighbors.source, neighbors.target, neighbors.occupied
+    # A number for every edge: in base 3, the periods from the box of the target to the image.
+    label = torch.zeros_like(index)
+    for axis, length in enumerate(period):
+        if length is not None:
+            from_source, from_target = source[:, axis].detach(), target[:, axis].detach()
+            offset = relative_offsets(from_source[index], from_target[rows])
+            label = 3 * label + _periods(offset, length).long().remainder(3)
+    crosses = label != 0 if occupied is None else (label != 0) & occupied
+    crossing = crosses.nonzero().squeeze(1)
+    if crossing.numel() == 0:
+        return None
+    # Edges from one image share this number.
+    number = label[crossing] * neighbors.num_sources + index[crossing]
+    numbers, image = torch.unique(number, return_inverse=True)
+    edge = torch.empty_like(numbers).scatter_(0, image, crossing)  # any of the edges from an image
+    origin = index[edge]
+    offset = relative_offsets(source[origin], target[rows[edge]]).detach()
+    shift = [
+        torch.zeros_like(column) if length is None else length * _periods(column, length)
+        for column, length in zip(offset.unbind(-1), period, strict=True)
+    ]
+    pos = torch.cat([source, source[origin] - torch.stack(shift, -1)])
+    index = neighbors.index.index_copy(0, crossing, neighbors.num_sources + image)
+    return Images(pos, origin, dataclasses.replace(neighbors, index=index, num_sources=len(pos)))
+
+
+def _periods(offset: Tensor, length: float) -> Tensor:
+    """Return by how many periods offsets exceed those to the nearest images."""
+    return torch.ceil(offset / length - _HALF)
+
+
+def check_reach(support: KernelSupport, period: Period) -> None:
+    """Check that a kernel reaches no farther than to the nearest image of any point.
+
+    Raises:
+        ValueError: If a period is less than twice the reach of the kernel.
+    """
+    halves = [math.inf if length is None else _HALF * length for length in period]
+    if all(end <= half for end, half in zip(support.extent, halves, strict=True)):
+        return  # whatever the window, which may be on a device that would have to be waited for
+    for axis, (end, half) in enumerate(zip(support.reach(), halves, strict=True)):
+        if end > half:
+            raise ValueError(
+                f"Expected `period` of at least twice the reach of the kernel, {end:g} along axis "
+                f"{axis}, got {period[axis]:g}: choose a smaller `extent` or a `window_cutoff`, or "
+                "repeat the points over several periods"
+            )
