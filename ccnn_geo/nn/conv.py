@@ -26,6 +26,7 @@ from ccnn_geo.ops import (
     point_conv,
     relative_offsets,
 )
+from ccnn_geo.ops.grid_kernels import render_kernel
 from ccnn_geo.ops.grid_positions import per_axis
 from ccnn_geo.ops.kernel_support import Features
 from ccnn_geo.ops.nufft_conv import nufft_conv
@@ -501,12 +502,10 @@ class CKConvMP(MessagePassing):
         signals = grid.output(x)
         if grid.weight is not None:
             signals = signals * grid.weight.to(signals.dtype).view(-1, 1, *grid.size)
-        readout, moment = self.readout(), None
+        readout, with_moment = self.readout(), with_norm or bool(collections)
         with torch.autocast(signals.device.type, enabled=False):
-            kernel, basis = self._render(grid, readout)
+            kernel, moment = self._render(grid, readout, with_moment=with_moment)
             output = grid_conv(signals, kernel, causal=self.causal, method=grid.method)
-            if with_norm or collections:
-                moment = basis.T @ basis
         output = self._finish(grid.features(output))
         return output, self._share_norm(moment, readout, collections)
 
@@ -613,26 +612,28 @@ class CKConvMP(MessagePassing):
         return cast(Tensor, moment)
 
     def _grid_moment(self, grid: Grid) -> Tensor:
-        basis = self._tap_basis(grid)
-        return basis.T @ basis
+        _, moment = self._render(grid, self.readout()[:0], with_moment=True)
+        return cast(Tensor, moment)
 
     # Sizes that follow from windows, which training changes: the compiler would have to prove for
     # every crop that a product of counts divides a size, and fails to for D > 1.
     @torch.compiler.disable
-    def _render(self, grid: Grid, readout: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the kernel on a grid, `[C, *K]` or `[O, C, *K]`, and the basis that it is of."""
-        basis = self._tap_basis(grid)
-        taps = [sum(arms) + 1 for arms in grid.taps_of(self)]
-        kernel = (readout @ basis.T).unflatten(-1, taps)
+    def _render(
+        self, grid: Grid, readout: Tensor, *, with_moment: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the kernel on a grid, `[C, *K]` or `[O, C, *K]`, and the moment if requested."""
+        taps = grid.taps_of(self)
+        kernel, moment = render_kernel(
+            self._features(grid.bandlimit),
+            readout,
+            self.support(),
+            grid.spacing,
+            taps,
+            with_moment=with_moment,
+        )
         if grid.weight is None and self.spacing is not None:
             kernel = kernel * (math.prod(grid.spacing) / math.prod(self.spacing))
-        return kernel, basis
-
-    def _tap_basis(self, grid: Grid) -> Tensor:
-        """Return windowed features at every tap of a grid, `[K, H + 1]`."""
-        support = self.support()
-        offsets = support.tap_offsets(grid.spacing, grid.taps_of(self))
-        return support.basis(offsets, self._features(grid.bandlimit))
+        return kernel, moment
 
     @torch.no_grad()
     def _initial_moment(self) -> Tensor:

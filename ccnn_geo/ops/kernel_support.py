@@ -115,14 +115,22 @@ class KernelSupport:
             for low, high, step, cells in zip(lower, upper, steps, size, strict=True)
         )
 
+    def tap_axes(self, spacing: tuple[float, ...], taps: Taps) -> list[Tensor]:
+        """Return the offsets of the taps of a grid along every axis in kernel units, `[K_d]` each.
+
+        Args:
+            spacing: Step of the grid per axis, in the unit of the extent.
+            taps: Taps before and after offset 0, per axis.
+        """
+        return [
+            (_integers(-before, after, self.bounds.device) * step * scale).to(self.bounds.dtype)
+            for (before, after), step, scale in zip(taps, spacing, self.scale, strict=True)
+        ]
+
     def tap_offsets(self, spacing: tuple[float, ...], taps: Taps) -> Tensor:
         """Return offsets of the taps of a grid in kernel units, last axis fastest, `[K, D]`."""
-        axes = (
-            torch.arange(-before, after + 1, dtype=torch.float64, device=self.bounds.device) * step
-            for (before, after), step in zip(taps, spacing, strict=True)
-        )
-        grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-        return self.to_kernel_unit(grid.flatten(0, -2))
+        axes = self.tap_axes(spacing, taps)
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
 
     def inside(self, offsets: Tensor, counts: Tensor | None = None) -> Tensor:
         """Return a mask of the offsets `[..., D]` in the support for which `counts` is true."""
@@ -149,3 +157,8 @@ class KernelSupport:
         )
         window = self.window(offsets).unsqueeze(-1) * inside
         return torch.cat([window * torch.where(inside, hidden, 0.0), window], -1)
+
+
+def _integers(first: int, last: int, device: torch.device) -> Tensor:
+    """Return the integers from `first` to `last` in float64."""
+    return torch.arange(first, last + 1, dtype=torch.float64, device=device)

@@ -74,6 +74,115 @@ class MAGNetWeights(NamedTuple):
         )
 
 
+class GaborFilters(NamedTuple):
+    """All filters of a windowed MAGNet as one list of F = L * H + 1, in float64.
+
+    The window is folded into the filters of the last layer, and is the last filter itself.
+    """
+
+    centers: Tensor
+    """`[F, D]`."""
+    inverse_widths: Tensor
+    """`[F, D]`."""
+    frequencies: Tensor
+    """Radians per unit of coordinate, `[F, D]`."""
+    phases: Tensor
+    """Radians, `[F]`."""
+    amplitudes: Tensor
+    """`[F]`."""
+
+    @classmethod
+    def of(cls, network: MAGNetWeights, inverse_sigma: Tensor, shift: float) -> GaborFilters:
+        r"""List the filters of a MAGNet at :math:`v + \text{shift}`, under a Gaussian of v.
+
+        Args:
+            network: The weights.
+            inverse_sigma: Inverse widths of the window, `[D]`.
+            shift: What is added to offsets v.
+        """
+        exact = MAGNetWeights(*(part.double() for part in network))
+        centers, widths, frequencies, phases, *_ = exact.shifted(shift)
+        window = inverse_sigma.double()
+        # The product of two Gaussians is a Gaussian.
+        square = widths[-1].square()
+        share = square / (square + window.square())
+        amplitude = torch.exp(-0.5 * (share * (window * centers[-1]).square()).sum(-1))
+        last = share * centers[-1], (square + window.square()).sqrt()
+        return cls(
+            torch.cat([*centers[:-1], last[0], torch.zeros_like(window)[None]]),
+            torch.cat([*widths[:-1], last[1], window[None]]),
+            torch.nn.functional.pad(frequencies.flatten(0, 1), (0, 0, 0, 1)),
+            torch.nn.functional.pad(phases.flatten(), (0, 1), value=0.5 * math.pi),
+            torch.cat([torch.ones_like(phases[:-1]).flatten(), amplitude, amplitude.new_ones(1)]),
+        )
+
+    def along(self, axis: int, phases: Tensor) -> AxisFilters:
+        """Return sines of the angles along an axis, with phases `[F, N]` or `[1, N]` added."""
+        return AxisFilters(
+            self.centers[:, axis],
+            self.inverse_widths[:, axis],
+            self.frequencies[:, axis],
+            phases.expand(len(self.phases), -1),
+        )
+
+
+class AxisFilters(NamedTuple):
+    """What Gabor filters are made of along one axis, in float64."""
+
+    centers: Tensor
+    """`[F]`."""
+    inverse_widths: Tensor
+    """`[F]`."""
+    frequencies: Tensor
+    """`[F]`."""
+    phases: Tensor
+    """`[F, N]`."""
+
+    def evaluate(self, coordinates: Tensor) -> AxisWaves:
+        """Evaluate the sines and the Gaussians at coordinates `[K]`.
+
+        As in `accurate_sine`, angles are computed and reduced to [-pi, pi] in float64.
+        """
+        dtype, turn = coordinates.dtype, 2 * math.pi
+        turns = torch.outer(self.frequencies / turn, coordinates.double()).unsqueeze(1)
+        turns = turns + (self.phases / turn).unsqueeze(-1)
+        angles = turns.sub_(turns.detach().round()).mul_(turn).to(dtype)
+        centered = coordinates - self.centers.to(dtype).unsqueeze(-1)
+        scaled = self.inverse_widths.to(dtype).unsqueeze(-1) * centered
+        envelopes = scaled.square().mul_(-0.5).exp_().unsqueeze(1)
+        return AxisWaves(angles, angles.sin(), centered, envelopes)
+
+    def gradients(self, coordinates: Tensor, waves: AxisWaves, grad: Tensor) -> AxisFilters:
+        """Return the gradients of the parts from that of `waves.product()`, `[F, N, K]`."""
+        weighted = grad * waves.envelopes
+        by_angle = waves.angles.cos().mul_(weighted)
+        by_exponent = weighted.mul_(waves.sines).sum(1).mul_(waves.centered)
+        widths = self.inverse_widths
+        return AxisFilters(
+            widths.square() * by_exponent.sum(-1),
+            -widths * torch.linalg.vecdot(by_exponent, waves.centered),
+            (by_angle @ coordinates).sum(1),
+            by_angle.sum(-1),
+        )
+
+
+class AxisWaves(NamedTuple):
+    """Gabor filters along one axis at K coordinates."""
+
+    angles: Tensor
+    """Reduced to [-pi, pi], `[F, N, K]`."""
+    sines: Tensor
+    """Of the angles, `[F, N, K]`."""
+    centered: Tensor
+    """Coordinates less the centers, `[F, K]`."""
+    envelopes: Tensor
+    """The Gaussians, `[F, 1, K]`."""
+
+    def product(self) -> Tensor:
+        """Return the sines under the Gaussians, `[F, N, K]`."""
+        return self.sines * self.envelopes
+
+
 def magnet_features(coordinates: Tensor, network: MAGNetWeights) -> Tensor:
     r"""Evaluate a MAGNet up to its last hidden layer (FlexConv, Romero et al. 2022, Sec. 3.2).
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_jump, kernel_reach
+from ccnn_geo.ops.grid_kernels import render_kernel
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.nufft_backends.finufft import FinufftTransform, is_available, missing_package
 from ccnn_geo.ops.nufft_backends.spreading import SpreadingTransform
@@ -307,27 +308,30 @@ def _angles(pos: Tensor, center: Tensor, box: Box) -> Tensor:
     return 2 * math.pi * (turns - turns.detach().round())
 
 
-def _sampled_basis(
-    features: Features, support: KernelSupport, reach: tuple[float, ...], box: Box
-) -> tuple[Tensor, list[int]]:
-    """Return the basis at the samples of a box within reach, `[K, H + 1]`, and their arms."""
+def _samples(
+    features: Features,
+    readout: Tensor,
+    support: KernelSupport,
+    reach: tuple[float, ...],
+    box: Box,
+) -> Tensor:
+    """Return the samples of a kernel in a box as far as it reaches, `[C, 2 K_1 + 1, ...]`."""
     steps = tuple(length / count for length, count in zip(box.length, box.modes, strict=True))
     arms = [
         min(int(end / step), count // 2)
         for end, step, count in zip(reach, steps, box.modes, strict=True)
     ]
     spacing = tuple(step / scale for step, scale in zip(steps, support.scale, strict=True))
-    offsets = support.tap_offsets(spacing, tuple((arm, arm) for arm in arms))
-    return support.basis(offsets, features), arms
+    taps = tuple((arm, arm) for arm in arms)
+    return render_kernel(features, readout, support, spacing, taps)[0]
 
 
-def _series(samples: Tensor, arms: list[int], box: Box) -> Tensor:
-    """Return the Fourier coefficients of samples `[C, K]`, in the layout of `Transform`."""
-    dim = len(arms)
-    axes = tuple(range(1, dim + 1))
-    grid = samples.unflatten(-1, [2 * arm + 1 for arm in arms])
-    missing = [count - 2 * arm - 1 for count, arm in zip(box.modes, arms, strict=True)]
-    grid = torch.nn.functional.pad(grid, [each for m in missing[::-1] for each in (0, m)])
+def _series(samples: Tensor, box: Box) -> Tensor:
+    """Return the Fourier coefficients of samples around 0, in the layout of `Transform`."""
+    arms = [count // 2 for count in samples.shape[1:]]
+    axes = tuple(range(1, samples.dim()))
+    missing = [modes - count for modes, count in zip(box.modes, samples.shape[1:], strict=True)]
+    grid = torch.nn.functional.pad(samples, [each for m in missing[::-1] for each in (0, m)])
     grid = grid.roll([-arm for arm in arms], axes)
     return torch.fft.rfftn(grid, dim=axes, norm="forward")
 
@@ -340,9 +344,9 @@ def _kernel_spectrum(
     box: Box,
 ) -> Tensor:
     """Return the Fourier coefficients of a depthwise kernel, or of the basis of a full one."""
-    basis, arms = _sampled_basis(features, support, reach, box)
-    samples = basis.T if readout.dim() == 3 else readout @ basis.T
-    return _series(samples, arms, box)
+    if readout.dim() == 3:
+        readout = torch.eye(readout.size(-1), dtype=readout.dtype, device=readout.device)
+    return _series(_samples(features, readout, support, reach, box), box)
 
 
 def _multiply(kernel: Tensor, spectrum: Tensor, readout: Tensor) -> Tensor:
@@ -382,12 +386,11 @@ def _pair_norm(
     The square has twice the bandwidth of the kernel.
     """
     fine = Box(box.length, tuple(_odd_length(2 * count - 1) for count in box.modes))
-    basis, arms = _sampled_basis(features, support, reach, fine)
-    squares = (basis @ readout.flatten(0, -2).T).square().sum(-1)
-    kernel = _series(squares.unsqueeze(0), arms, fine)
+    kernel = _samples(features, readout.flatten(0, -2), support, reach, fine)
+    squares = _series(kernel.square().sum(0, keepdim=True), fine)
     spectra = []
     for each in angles:
         ones = each.new_ones(1, len(each), dtype=readout.dtype)
         spectra.append(analyze(ones, each, transforms(each.detach(), fine.modes), fine.modes))
-    products = (kernel * spectra[0] * spectra[1].conj()).real
+    products = (squares * spectra[0] * spectra[1].conj()).real
     return 2 * products.sum() - products[..., 0].sum()

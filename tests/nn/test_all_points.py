@@ -111,6 +111,15 @@ def test_a_periodic_network_does_not_notice_where_the_box_begins():
     assert not torch.allclose(model(x, (pos + shift) % 2.0), expected)
 
 
+@pytest.mark.parametrize("period", [2.0, (2.0, None), (None, 3.0)])
+def test_periodic_graphs_and_transforms_agree(period):
+    conv = make_conv(window_cutoff=1e-9)
+    x, pos, batch = random_clouds(40, 30, channels=3, dim=2)
+    expected = conv(x, 5 * pos, all_pairs(batch), period=period)
+    found = conv.nufft(x, 5 * pos, batch, period=period, tolerance=1e-6)
+    assert relative_error(found, expected) < 1e-6
+
+
 def test_norms_are_collected():
     conv = make_conv()
     x, pos, _ = random_clouds(40, channels=3, dim=2)
