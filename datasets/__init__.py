@@ -1,6 +1,6 @@
-"""Data sets of clouds, ModelNet, one's own files or shapes; and of signals, images and audio.
+"""Data sets of point clouds (ModelNet, user files, procedural shapes) and of signals on grids.
 
-The data modules need Lightning, and are imported when they are first asked for.
+The data modules need Lightning and are imported when they are first used.
 """
 
 from importlib import import_module
@@ -48,7 +48,7 @@ _DATA_MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a data module when it is asked for."""
+    """Import a data module when it is first used."""
     if name not in _DATA_MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_DATA_MODULES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""What the LightningDataModules of clouds and of signals have in common."""
+"""Base class of the LightningDataModules for clouds and signals."""
 
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -15,7 +15,7 @@ __all__ = ["ClassificationDataModule", "ClassifiedDataset", "check_choice"]
 
 
 class ClassifiedDataset(Protocol):
-    """Samples of several classes, got by an index, or by epoch and index."""
+    """Labelled samples, indexed by a number or by epoch and number."""
 
     classes: list[str]
 
@@ -28,14 +28,14 @@ T = TypeVar("T", bound=ClassifiedDataset)
 
 
 class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
-    """Batches of three splits, whose order depends on the seed and the epoch's number alone.
+    """Loaders of three splits, whose order depends only on the seed and the epoch.
 
-    A subclass fills ``_datasets`` in its ``setup``.
+    Subclasses fill `_datasets` in `setup`.
 
     Args:
-        root: Where the data come from.
-        batch_size: Samples per batch and process.
-        num_workers: Processes that prepare batches; with 0 they are prepared where they are used.
+        root: Folder or file of the data.
+        batch_size: Number of samples per batch and process.
+        num_workers: Number of worker processes of a loader; 0 loads in the main process.
         seed: Seed of the order of the training samples.
 
     Raises:
@@ -72,7 +72,7 @@ class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
+        """Names of the classes, by label."""
         return self.train_dataset.classes
 
     @property
@@ -86,23 +86,23 @@ class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
         return {split: len(self._dataset(split)) for split in ("train", "val", "test")}
 
     def train_dataloader(self) -> DataLoader:
-        """Returns shuffled batches of training samples."""
+        """Return the loader of the training samples, shuffled."""
         dataset, trainer = self.train_dataset, self.trainer
         if trainer is None:
             return self._loader(dataset, EpochSampler(dataset, seed=self.seed))
         sampler = EpochSampler(
             dataset, seed=self.seed, num_replicas=trainer.world_size, rank=trainer.global_rank
         )
-        # A resumed Trainer lets workers begin on the first batches before it names the epoch.
+        # A resumed Trainer starts the workers before it calls `set_epoch`.
         sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Returns batches of validation samples, or no loader where nothing was held out."""
+        """Return the loader of the validation samples, or an empty list if there are none."""
         return self._loader(self.val_dataset) if len(self.val_dataset) else []
 
     def test_dataloader(self) -> DataLoader:
-        """Returns batches of test samples."""
+        """Return the loader of the test samples."""
         if len(self.test_dataset) == 0:
             raise ValueError(f"{self.root}: expected test samples, got none")
         return self._loader(self.test_dataset)
@@ -124,7 +124,7 @@ class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
 
 
 def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuses a value that is not one of the choices.
+    """Check that an argument is one of its choices.
 
     Raises:
         ValueError: If it is not.

@@ -1,4 +1,4 @@
-"""Epochs whose samples and order depend on a seed and the number of the epoch alone."""
+"""Samples and their order as functions of the seed and the epoch number."""
 
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
@@ -19,18 +19,18 @@ Split = Literal["train", "test"]
 def draw_sample(
     draw: Callable[[int], Data], key: int | tuple[int, int], size: int, *, train: bool, seed: int
 ) -> Data:
-    """Draws one sample of a data set, with the randomness that belongs to its key.
+    """Draw one sample of a data set with torch's global generator seeded by its key.
 
     Args:
-        draw: Makes the sample of an index, and may draw from torch's global generator.
-        key: Its index, or epoch and index.
+        draw: Function from an index to a sample, which may use torch's global generator.
+        key: The index, or epoch and index.
         size: Number of samples in the data set.
-        train: Whether accesses differ from each other: by the epoch, or where there is none by
-            torch's generator as it is.
+        train: If True, the generator is seeded by epoch and index, or not at all if there is no
+            epoch. If False, it is seeded by the index.
         seed: Seed of the data set.
 
     Raises:
-        IndexError: If there is no such sample.
+        IndexError: If the index is out of range.
     """
     epoch, index = key if isinstance(key, tuple) else (None, key)
     if not -size <= index < size:
@@ -47,9 +47,9 @@ def draw_sample(
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """Seeds torch's global CPU generator for a while; transforms need not know of it.
+    """Seed torch's global CPU generator within the context, and restore its state afterwards.
 
-    Only that one: ``torch.manual_seed`` would also reset a GPU, on which dropout draws.
+    `torch.manual_seed` would also reset the generators of GPUs, which dropout uses.
     """
     state = torch.get_rng_state()
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
@@ -61,27 +61,26 @@ def _seeded(*key: int) -> Iterator[None]:
 
 
 class EpochSampler(DistributedSampler[tuple[int, int]]):
-    """Shuffles the samples of an epoch by its seed and number, and hands the number on.
+    """Sampler that shuffles by seed and epoch, and yields pairs of epoch and index.
 
-    The epoch reaches the data set in the keys, and so also workers that outlive an epoch. Whoever
-    runs the loop calls ``set_epoch`` before each epoch, as for any distributed sampler; Lightning
-    does so by itself, after a restart too.
+    As part of the key, the epoch also reaches persistent workers. Call `set_epoch` before each
+    epoch, as for any distributed sampler; Lightning does so automatically, also after a restart.
 
     Args:
-        dataset: The data set, indexed by epoch and index.
+        dataset: A data set that accepts epoch and index as its key.
         seed: Seed of the order.
         num_replicas: Number of processes that share the samples of an epoch.
-        rank: Which of them this one is.
+        rank: Rank of this process.
     """
 
     def __init__(
         self, dataset: Sized, *, seed: int = 0, num_replicas: int = 1, rank: int = 0
     ) -> None:
-        # Orders are seeded by seed + epoch: neighbouring seeds would meet again an epoch later.
+        # The base class seeds by seed + epoch: consecutive seeds would share orders.
         spread = int(np.random.SeedSequence(seed).generate_state(1)[0])
         super().__init__(cast(Dataset, dataset), num_replicas, rank, shuffle=True, seed=spread)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yields epoch and index of every sample that falls to this process."""
+        """Yield epoch and index of every sample of this process."""
         epoch = self.epoch
         return ((epoch, int(index)) for index in super().__iter__())  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Stratified selections: every class keeps its share."""
+"""Stratified splits and subsets."""
 
 import numpy as np
 
@@ -8,21 +8,20 @@ __all__ = ["stratified_holdout", "stratified_subset"]
 def stratified_holdout(
     labels: np.ndarray, fraction: float, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out a fraction of every class.
+    """Hold out a fraction of every class.
 
-    Of a class with two or more members at least one is held out and at least one kept; a single
-    member is kept.
+    At least one member of a class is kept, and at least one held out if there are two or more.
 
     Args:
-        labels: Class index of every member, `[M]`.
-        fraction: Share to hold out, at least 0 and below 1.
-        seed: Seed of the choice.
+        labels: Class index of every sample, `[M]`.
+        fraction: Fraction to hold out, at least 0 and below 1.
+        seed: Seed of the split.
 
     Returns:
-        The indices kept and the indices held out, both ascending.
+        The indices that are kept and the indices that are held out, each ascending.
 
     Raises:
-        ValueError: If the fraction is out of range, or if not one member can be held out.
+        ValueError: If the fraction is out of range, or if no class has two samples.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"Expected `val_fraction` of at least 0 and below 1, got {fraction}")
@@ -34,28 +33,30 @@ def stratified_holdout(
         if not held_out.any():
             raise ValueError(
                 f"Expected a class with two training samples for `val_fraction`={fraction}, "
-                "got one of each; train without validation by `val_fraction`=0"
+                "got one of each; `val_fraction`=0 trains without validation"
             )
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def stratified_subset(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
-    """Chooses a subset in which every class keeps its share, and has a member if there is room.
+    """Draw a subset with the same proportions of the classes.
+
+    Every class is represented if `size` is at least the number of classes.
 
     Args:
-        labels: Class index of every member, `[M]`.
-        size: Number of members to choose.
-        seed: Seed of the choice.
+        labels: Class index of every sample, `[M]`.
+        size: Number of samples to draw.
+        seed: Seed of the subset.
 
     Returns:
-        Their indices, ascending, `[size]`.
+        Indices of the samples, ascending, `[size]`.
 
     Raises:
         ValueError: If not 1 <= size <= M.
     """
     if not 1 <= size <= len(labels):
         raise ValueError(f"Expected `train_size` from 1 to {len(labels)}, got {size}")
-    # Members take turns by how much of their own class comes before them; a class begins at zero.
+    # Sorted by the fraction of its class that precedes a sample; the first of each class is at 0.
     turns = np.empty(len(labels))
     for members in _shuffled_classes(labels, seed):
         turns[members] = np.arange(len(members)) / len(members)

@@ -1,4 +1,4 @@
-"""Trained networks in files, and predictions with them, which are imported on demand."""
+"""Saving, loading and applying trained networks."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ __all__ = [
     "pretrained_names",
 ]
 
-# The layers below import this package too, and data sets come above them.
+# `ccnn_geo.nn` imports this package, and the predictor imports `ccnn_geo.nn`.
 _ON_DEMAND = {"Classifier", "Prediction"}
 
 

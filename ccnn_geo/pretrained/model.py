@@ -1,4 +1,4 @@
-"""Networks that are saved with their arguments, and made again from the files."""
+"""Base class of networks that are saved together with their arguments."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class PretrainedModule(nn.Module):
 
 
 class _LimitedCalls(TorchFunctionMode):
-    """Limits the number of calls of torch, so that no argument of a file makes a model endless."""
+    """Limits the number of calls of torch, so that no file leads to a model of any size."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """PyG transforms of meshes, point clouds, voxels and grids.
 
-Random transforms draw from the `torch.Generator` given, or else from torch's global one, so that a
-seeded run repeats. No transform modifies the data it is given.
+Random transforms use the given `torch.Generator`, or the global one by default. No transform
+modifies its input.
 """
 
 from ccnn_geo.transforms.augment import (

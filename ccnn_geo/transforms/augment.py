@@ -1,8 +1,4 @@
-"""Random transforms of point clouds.
-
-They draw from the `torch.Generator` given, or else from torch's global one, so that a seeded run
-repeats.
-"""
+"""Random transforms of point clouds."""
 
 import math
 
@@ -16,23 +12,23 @@ __all__ = ["GaussianJitter", "PointSubset", "RandomRotateZ", "RandomScale"]
 
 
 class PointSubset(DrawPoints):
-    r"""Keeps a random subset of the points of a cloud, with all that belongs to them.
+    r"""Keeps a random subset of the points, with their attributes and the edges between them.
 
     Args:
-        num_points: Number of points to keep. A smaller cloud is kept whole.
-        seed: If given, clouds of one size always keep the same points. Otherwise every call draws
-            afresh.
-        generator: Source of randomness where there is no seed; torch's global one by default.
+        num_points: Number of points to keep. Clouds with fewer points are kept whole.
+        seed: If given, the subset depends only on the seed and the size of the cloud. Otherwise,
+            every call draws another one.
+        generator: Generator if there is no seed; the global one by default.
 
     Shapes:
         - every attribute with one row per point: :math:`[N, *] \to [\min(N, P), *]`
 
     Raises:
-        ValueError: If ``num_points`` is below 1, or if ``pos`` is missing.
+        ValueError: If `num_points` is below 1, or if `pos` is missing.
     """
 
     def forward(self, data: Data) -> Data:
-        """Thins one cloud."""
+        """Subsample one cloud."""
         pos = require_tensor(data, "pos")
         generator = self.generator
         if self.seed is not None:
@@ -42,18 +38,18 @@ class PointSubset(DrawPoints):
 
 
 class GaussianJitter(ShowsOptions):
-    r"""Moves every point by its own small Gaussian step, cut off at a largest one.
+    r"""Adds Gaussian noise to the positions, clipped along each axis.
 
     Args:
-        sigma: Standard deviation of a step along each axis, in the length unit of ``pos``.
-        clip: Largest step along an axis, in the same unit.
-        generator: Source of randomness; torch's global one by default.
+        sigma: Standard deviation along each axis, in the length unit of `pos`.
+        clip: Largest absolute value along each axis, in the same unit.
+        generator: Generator; the global one by default.
 
     Shapes:
-        - ``pos`` :math:`[N, D]`
+        - `pos` :math:`[N, D]`
 
     Raises:
-        ValueError: If ``sigma`` or ``clip`` is negative, or if ``pos`` is missing.
+        ValueError: If `sigma` or `clip` is negative, or if `pos` is missing.
     """
 
     def __init__(
@@ -66,7 +62,7 @@ class GaussianJitter(ShowsOptions):
         self.generator = generator
 
     def forward(self, data: Data) -> Data:
-        """Jitters one cloud."""
+        """Jitter one cloud."""
         pos = require_tensor(data, "pos")
         step = self.sigma * torch.randn(pos.shape, generator=self.generator)
         data.pos = pos + step.clamp(-self.clip, self.clip).to(pos)
@@ -74,11 +70,11 @@ class GaussianJitter(ShowsOptions):
 
 
 class RandomScale(ShowsOptions):
-    r"""Scales a cloud by one random factor; its normals stay as they are.
+    r"""Scales a cloud by a random factor; normals are unchanged.
 
     Args:
         scales: Smallest and largest factor, as in PyG.
-        generator: Source of randomness; torch's global one by default.
+        generator: Generator; the global one by default.
 
     Shapes:
         - `pos` :math:`[N, D]`
@@ -105,17 +101,17 @@ class RandomScale(ShowsOptions):
 
 
 class RandomRotateZ(ShowsOptions):
-    r"""Turns a cloud about the vertical through the origin by a random angle, normals included.
+    r"""Rotates a cloud, and its normals, about the z axis by a random angle.
 
     Args:
-        max_degrees: The angle is uniform between minus and plus this.
-        generator: Source of randomness; torch's global one by default.
+        max_degrees: Largest absolute value of the angle, which is uniformly distributed.
+        generator: Generator; the global one by default.
 
     Shapes:
-        - ``pos`` :math:`[N, 3]`, ``normal`` :math:`[N, 3]` where there is one
+        - `pos` :math:`[N, 3]`, and optionally `normal` :math:`[N, 3]`
 
     Raises:
-        ValueError: If ``max_degrees`` is negative, or if ``pos`` is missing or of the wrong shape.
+        ValueError: If `max_degrees` is negative, or if `pos` is missing or of the wrong shape.
     """
 
     def __init__(
@@ -127,7 +123,7 @@ class RandomRotateZ(ShowsOptions):
         self.generator = generator
 
     def forward(self, data: Data) -> Data:
-        """Turns one cloud."""
+        """Rotate one cloud."""
         pos = require_tensor(data, "pos", 3)
         fraction = 2 * torch.rand((), generator=self.generator).item() - 1
         angle = math.radians(self.max_degrees) * fraction

@@ -1,4 +1,4 @@
-"""Helpers that all transforms share."""
+"""Base classes and helpers of the transforms."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,11 @@ from torch_geometric.transforms import BaseTransform
 
 
 def require_tensor(data: Data, name: str, width: int | None = None) -> Tensor:
-    """Return an attribute of one cloud, `[N, width]` where a width is given."""
+    """Return a tensor attribute, of shape `[N, width]` if a width is given.
+
+    Raises:
+        ValueError: If it is missing, not a tensor or of another shape.
+    """
     value = data[name] if name in data else None
     if not isinstance(value, Tensor):
         there = ", ".join(f"`{key}`" for key in data.keys()) or "nothing"
@@ -18,11 +22,11 @@ def require_tensor(data: Data, name: str, width: int | None = None) -> Tensor:
 
 
 def select_points(data: Data, index: Tensor) -> Data:
-    """Return the data of some points: their attributes, and the edges between them.
+    """Return the attributes of a subset of the points, and the edges between them.
 
     Args:
         data: A cloud of N points; faces of a mesh are dropped.
-        index: Distinct points, `[M]`.
+        index: Indices of distinct points, `[M]`.
     """
     if "face" in data:
         del data["face"]
@@ -30,10 +34,7 @@ def select_points(data: Data, index: Tensor) -> Data:
 
 
 def drop_points(data: Data) -> None:
-    """Remove every attribute of points, edges and faces, whose number is about to change.
-
-    What belongs to the whole cloud stays, like its label `y [1]`.
-    """
+    """Remove every attribute of points, edges and faces, but not of the graph, such as `y [1]`."""
     of_points = [key for key in data.node_attrs() if not (key == "y" and data.num_nodes == 1)]
     for key in {*of_points, *data.edge_attrs(), "edge_index", "face", "num_nodes"}:
         if key in data:
@@ -41,7 +42,7 @@ def drop_points(data: Data) -> None:
 
 
 class ShowsOptions(BaseTransform):
-    """A transform that shows what it was made with."""
+    """A transform whose `repr` shows its arguments."""
 
     def __repr__(self) -> str:
         options = {key: value for key, value in vars(self).items() if value is not None}
@@ -49,7 +50,7 @@ class ShowsOptions(BaseTransform):
 
 
 class DrawPoints(ShowsOptions):
-    """A transform that draws points."""
+    """A transform that samples a number of points."""
 
     def __init__(
         self, num_points: int, *, seed: int | None = None, generator: torch.Generator | None = None

@@ -1,4 +1,4 @@
-"""Functions on the points of meshes and clouds, which transforms and data sets share."""
+"""Functions on the points of meshes and clouds."""
 
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -23,13 +23,13 @@ NormalizationMethod = Literal["box", "ball"]
 def sample_surface(
     vertices: np.ndarray, faces: np.ndarray, num_points: int, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    r"""Draws points uniformly from the surface of a triangle mesh.
+    r"""Sample points uniformly from the surface of a triangle mesh.
 
     Args:
-        vertices: Corners of the triangles, in the mesh's own length unit.
-        faces: Three corner indices per triangle.
-        num_points: Number of points to draw.
-        seed: Seed of the draw; the same seed gives the same points.
+        vertices: Vertices of the mesh, in any length unit.
+        faces: Corner indices of the triangles.
+        num_points: Number of points.
+        seed: Seed of the points.
 
     Shapes:
         - **input:** vertices :math:`[V, 3]`, faces :math:`[F, 3]`
@@ -46,7 +46,7 @@ def sample_surface(
     edges = corners[:, [1, 2, 0]] - corners
     crosses = np.cross(edges[:, 0], -edges[:, 2])
     double_areas = np.linalg.norm(crosses, axis=-1)
-    # The area that rounding of the coordinates gives to a triangle whose corners lie on a line.
+    # Collinear corners get an area of this order by rounding of the coordinates.
     rounding = np.finfo(np.result_type(vertices, np.float32)).eps * np.abs(vertices).max(initial=0)
     solid = double_areas > 8 * rounding * np.linalg.norm(edges, axis=-1).max(axis=-1, initial=0)
     if not solid.any():
@@ -58,13 +58,13 @@ def sample_surface(
 
 
 def normalize_positions(pos: Array, method: NormalizationMethod = "box") -> Array:
-    r"""Moves the centre of mass of a cloud to the origin and scales it to unit size.
+    r"""Move the centre of mass of a cloud to the origin and scale it to unit size.
 
     Args:
         pos: Positions in any length unit.
-        method: ``"box"`` divides by the largest absolute coordinate, so that the cloud touches the
-            box :math:`[-1, 1]^D`; ``"ball"`` divides by the largest distance, so that it touches
-            the unit ball.
+        method: `"box"` divides by the largest absolute coordinate, so that the cloud fits into
+            :math:`[-1, 1]^D`; `"ball"` divides by the largest norm, so that it fits into the unit
+            ball.
 
     Shapes:
         - **input:** :math:`[N, D]`, an array or a tensor
@@ -78,8 +78,8 @@ def normalize_positions(pos: Array, method: NormalizationMethod = "box") -> Arra
     if len(pos) == 0:
         return pos
     exact: Any = pos.double() if isinstance(pos, Tensor) else pos.astype(np.float64)
-    # From the first point first: identical points then cancel exactly, and so does a far origin.
-    # Halves, so that no difference overflows; a largest coordinate of 1, so that no square does.
+    # Relative to the first point, identical points are exactly 0 and a distant origin cancels.
+    # Halved, no difference overflows; scaled to 1, no square does.
     centred = 0.5 * exact - 0.5 * exact[:1]
     size = abs(centred).max()
     centred = centred / (size + (size == 0))
@@ -93,21 +93,20 @@ def normalize_positions(pos: Array, method: NormalizationMethod = "box") -> Arra
 
 
 def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:
-    r"""Estimates unit normals by fitting a plane to the neighbourhood of every point.
+    r"""Estimate unit normals by fitting a plane to the neighbourhood of every point.
 
-    A fitted plane has two sides. The normal is turned to the one that looks away from the centre
-    of mass of the cloud.
+    Normals are oriented away from the centre of mass of the cloud.
 
     Args:
         pos: Positions of one cloud.
-        num_neighbors: Points, the point itself among them, to which a plane is fitted.
+        num_neighbors: Number of points, including the point itself, to which a plane is fitted.
 
     Shapes:
         - **input:** :math:`[N, 3]`
         - **output:** :math:`[N, 3]`, float64
 
     Raises:
-        ValueError: If there are fewer than three points, which span no plane.
+        ValueError: If there are fewer than three points, or if they are not finite.
         ImportError: If open3d is not installed.
     """
     if len(pos) < 3:
@@ -116,7 +115,7 @@ def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:
         raise ValueError("Expected finite points to estimate normals, got NaN or infinity")
     open3d = import_open3d("to estimate normals")
     positions = np.asarray(pos, dtype=np.float64)
-    # Covariances are differences of squares, which coordinates far from the origin would swamp.
+    # open3d computes covariances as differences of squares, which cancel far from the origin.
     positions = np.ascontiguousarray(positions - positions.mean(axis=0))
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(positions))
     cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(num_neighbors))
@@ -126,16 +125,13 @@ def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:
 
 
 def import_open3d(purpose: str) -> ModuleType:
-    """Imports open3d, which is an extra and leans on libraries of the system.
+    """Import open3d, an optional dependency.
 
     Args:
-        purpose: What it is needed for, as the message says where it cannot be had.
-
-    Returns:
-        The module.
+        purpose: Purpose for the error message, for example "to estimate normals".
 
     Raises:
-        ImportError: If it, or a library that it needs, is missing.
+        ImportError: If open3d, or a system library that it needs, is missing.
     """
     try:
         import open3d
@@ -148,12 +144,14 @@ def import_open3d(purpose: str) -> ModuleType:
 def subset_indices(
     num_available: int, num_points: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    r"""Draws distinct indices in random order; all of them, in their own order, if too few.
+    r"""Draw distinct random indices.
+
+    If there are at most `num_points`, all indices are returned in ascending order.
 
     Args:
-        num_available: Number of points to choose from.
-        num_points: Number of points wanted.
-        generator: Source of randomness; torch's global one by default.
+        num_available: Number of points to draw from.
+        num_points: Number of points to draw.
+        generator: Generator; the global one by default.
 
     Shapes:
         - **output:** :math:`[\min(\text{num\_available}, \text{num\_points})]`, int64

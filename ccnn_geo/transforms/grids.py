@@ -1,4 +1,4 @@
-"""Transforms of signals on grids: `x [1, C, *S]`, as a :class:`SignalDataset` hands them out."""
+"""Transforms of signals on grids, `x [1, C, *S]`, as `SignalDataset` returns them."""
 
 import math
 
@@ -13,13 +13,13 @@ __all__ = ["FlattenGrid", "GridToPoints", "MaskEmptyCells", "RandomShift"]
 
 
 class RandomShift(ShowsOptions):
-    """Moves a signal by a random whole number of cells along every axis; zeros move in.
+    """Shifts a signal by a random number of cells along each axis, padded with zeros.
 
     Args:
-        max_shift: The most cells, at least 1.
+        max_shift: Largest shift in cells, at least 1.
 
     Raises:
-        ValueError: If ``max_shift`` is below 1 or ``x`` not a grid.
+        ValueError: If `max_shift` is below 1 or `x` not a grid.
     """
 
     def __init__(self, max_shift: int) -> None:
@@ -28,7 +28,7 @@ class RandomShift(ShowsOptions):
         self.max_shift = max_shift
 
     def forward(self, data: Data) -> Data:
-        """Moves one signal."""
+        """Shift one signal."""
         x = _grid(data)
         axes = range(2, x.dim())
         reach = self.max_shift
@@ -45,21 +45,21 @@ class RandomShift(ShowsOptions):
 
 
 class FlattenGrid(ShowsOptions):
-    """Makes a sequence of a grid, `x [1, C, prod(S)]`, row by row.
+    """Flattens a grid to a sequence, `x [1, C, prod(S)]`.
 
     Args:
-        permutation_seed: Seed of a random order of the cells, the same for all grids of as many
-            cells; row by row by default.
+        permutation_seed: Seed of a random order of the cells, which all grids of one size share;
+            row by row by default.
 
     Raises:
-        ValueError: If ``x`` is not a grid.
+        ValueError: If `x` is not a grid.
     """
 
     def __init__(self, permutation_seed: int | None = None) -> None:
         self.permutation_seed = permutation_seed
 
     def forward(self, data: Data) -> Data:
-        """Flattens one grid."""
+        """Flatten one grid."""
         x = _grid(data).flatten(2)
         if self.permutation_seed is not None:
             order = np.random.default_rng(self.permutation_seed).permutation(x.size(2))
@@ -69,40 +69,39 @@ class FlattenGrid(ShowsOptions):
 
 
 class MaskEmptyCells(ShowsOptions):
-    """Adds `mask [1, *S]`, which cells are not zero; of a grid that is zero everywhere, all.
+    """Adds `mask [1, *S]`, True for cells that are not zero, or for all cells if all are zero.
 
     Raises:
-        ValueError: If ``x`` is not a grid.
+        ValueError: If `x` is not a grid.
     """
 
     def forward(self, data: Data) -> Data:
-        """Masks one grid."""
+        """Mask one grid."""
         data.mask = _occupied(_grid(data))
         return data
 
 
 class GridToPoints(ShowsOptions):
-    """Makes a cloud of the cells of a grid that are not zero; of one that is zero everywhere, all.
+    """Converts the cells that are not zero to points, or all cells if all are zero.
 
-    Positions are those of ``ccnn_geo.ops.grid_positions``, in steps of the grid from its first
-    cell. So a network for the grid, masked by :class:`MaskEmptyCells`, takes the cloud as well, and
-    to it they are the same.
+    Positions are in steps of the grid from its first cell, as in `ccnn_geo.ops.grid_positions`. A
+    network for grids gives the same output for the cloud as for the grid with `MaskEmptyCells`.
 
     Args:
-        keep_empty: Whether cells that are zero become points too.
+        keep_empty: If True, cells that are zero become points, too.
 
     Shapes:
         - **output:** `x [N, C]`, `pos [N, D]`
 
     Raises:
-        ValueError: If ``x`` is not a grid.
+        ValueError: If `x` is not a grid.
     """
 
     def __init__(self, *, keep_empty: bool = False) -> None:
         self.keep_empty = keep_empty
 
     def forward(self, data: Data) -> Data:
-        """Makes a cloud of one grid."""
+        """Convert one grid."""
         x = _grid(data)
         occupied = _occupied(x)[0]
         if self.keep_empty:

@@ -1,4 +1,4 @@
-"""Transforms from a mesh or a raw cloud to the input of a network."""
+"""Transforms of meshes and clouds to the input of a network."""
 
 from collections.abc import Sequence
 
@@ -17,27 +17,26 @@ __all__ = ["EstimateNormals", "NormalizePositions", "SampleMesh", "StackFeatures
 
 
 class SampleMesh(DrawPoints):
-    r"""Replaces a mesh by points drawn uniformly from its surface, with the normals of their faces.
+    r"""Samples points uniformly from the surface of a mesh, with the normals of their faces.
 
-    A face is drawn in proportion to its area, so that faces of zero area never are. Every attribute
-    that belonged to the vertices goes with them, and so does ``face``.
+    The attributes of vertices and faces are removed.
 
     Args:
-        num_points: Number of points to draw.
-        seed: If given, a mesh gets the same points every time. Otherwise every call draws afresh.
-        generator: Source of randomness where there is no seed; torch's global one by default.
+        num_points: Number of points.
+        seed: If given, every call gives the same points. Otherwise, every call draws others.
+        generator: Generator if there is no seed; the global one by default.
 
     Shapes:
-        - **input:** ``pos`` :math:`[V, 3]`, ``face`` :math:`[3, F]`
-        - **output:** ``pos`` :math:`[P, 3]`, ``normal`` :math:`[P, 3]`
+        - **input:** `pos` :math:`[V, 3]`, `face` :math:`[3, F]`
+        - **output:** `pos` :math:`[P, 3]`, `normal` :math:`[P, 3]`
 
     Raises:
-        ValueError: If ``pos`` or ``face`` is missing or of the wrong shape, if an index is out of
+        ValueError: If `pos` or `face` is missing or of the wrong shape, if an index is out of
             range, if a vertex is not finite, or if the mesh has no area.
     """
 
     def forward(self, data: Data) -> Data:
-        """Samples one mesh."""
+        """Sample one mesh."""
         pos, face = require_tensor(data, "pos", 3), require_tensor(data, "face")
         if face.dim() != 2 or face.size(0) != 3:
             raise ValueError(f"Expected `face` of shape [3, F], got {list(face.shape)}")
@@ -59,14 +58,13 @@ class NormalizePositions(ShowsOptions):
     r"""Moves the centre of mass of a cloud to the origin and scales it to unit size.
 
     Args:
-        method: ``"box"`` scales to :math:`[-1, 1]^D` by the largest absolute coordinate, ``"ball"``
-            to the unit ball by the largest distance from the centre.
+        method: `"box"` scales to :math:`[-1, 1]^D`, `"ball"` to the unit ball.
 
     Shapes:
-        - ``pos`` :math:`[N, D]`; all zero if all positions are the same
+        - `pos` :math:`[N, D]`; all zero if all positions are the same
 
     Raises:
-        ValueError: If the method is unknown, or if ``pos`` is missing, empty or not finite.
+        ValueError: If the method is unknown, or if `pos` is missing, empty or not finite.
     """
 
     def __init__(self, method: NormalizationMethod = "box") -> None:
@@ -75,7 +73,7 @@ class NormalizePositions(ShowsOptions):
         self.method: NormalizationMethod = method
 
     def forward(self, data: Data) -> Data:
-        """Normalises one cloud."""
+        """Normalize one cloud."""
         pos = require_tensor(data, "pos")
         if pos.size(0) == 0 or not bool(pos.isfinite().all()):
             raise ValueError("Expected `pos` with at least one point, all of them finite")
@@ -84,19 +82,19 @@ class NormalizePositions(ShowsOptions):
 
 
 class EstimateNormals(ShowsOptions):
-    r"""Adds normals to a cloud by fitting planes to neighbourhoods, with open3d.
+    r"""Estimates unit normals by fitting planes to neighbourhoods, with open3d.
 
-    They look away from the centre of mass of the cloud, since a plane alone has two sides.
+    Normals are oriented away from the centre of mass of the cloud.
 
     Args:
-        num_neighbors: Points, the point itself among them, to which a plane is fitted.
+        num_neighbors: Number of points, including the point itself, to which a plane is fitted.
 
     Shapes:
-        - **input:** ``pos`` :math:`[N, 3]`
-        - **output:** ``normal`` :math:`[N, 3]`, of unit length
+        - **input:** `pos` :math:`[N, 3]`
+        - **output:** `normal` :math:`[N, 3]`, of unit length
 
     Raises:
-        ValueError: If ``pos`` is missing or of the wrong shape, or if there are fewer than three
+        ValueError: If `pos` is missing or of the wrong shape, or if there are fewer than three
             points.
         ImportError: If open3d is not installed.
     """
@@ -107,7 +105,7 @@ class EstimateNormals(ShowsOptions):
         self.num_neighbors = num_neighbors
 
     def forward(self, data: Data) -> Data:
-        """Estimates the normals of one cloud."""
+        """Estimate the normals of one cloud."""
         pos = require_tensor(data, "pos", 3)
         normals = estimate_normals(pos.numpy(force=True), num_neighbors=self.num_neighbors)
         data.normal = torch.from_numpy(normals).to(pos)
@@ -115,15 +113,15 @@ class EstimateNormals(ShowsOptions):
 
 
 class StackFeatures(ShowsOptions):
-    r"""Stacks attributes of the points into the features ``x`` that a network takes in.
+    r"""Concatenates attributes of the points to the input features `x`.
 
     Args:
-        attributes: Names, in the order of the channels. The default, normals then positions, makes
-            the six channels of the published point-cloud models.
+        attributes: Names of the attributes, in the order of the channels. By default normals and
+            positions, the six channels of the published point-cloud models.
 
     Shapes:
         - **input:** the attributes :math:`[N, C_i]`
-        - **output:** ``x`` :math:`[N, \sum_i C_i]`
+        - **output:** `x` :math:`[N, \sum_i C_i]`
 
     Raises:
         ValueError: If no attribute is named, if one is missing, or if one is not two-dimensional.
@@ -135,7 +133,7 @@ class StackFeatures(ShowsOptions):
         self.attributes = tuple(attributes)
 
     def forward(self, data: Data) -> Data:
-        """Stacks the features of one cloud."""
+        """Concatenate the attributes of one cloud."""
         columns = [require_tensor(data, name) for name in self.attributes]
         for name, column in zip(self.attributes, columns, strict=True):
             if column.dim() != 2:

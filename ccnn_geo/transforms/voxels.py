@@ -1,7 +1,7 @@
-"""Clouds as voxels and back: PyG transforms, and a view in open3d.
+"""Voxelization of clouds, its inverse, and a view of voxels in open3d.
 
-The grid has `resolution` cells along each axis of the box [-1, 1]. A voxel's place is the middle of
-its cell, and that is also its feature (Knigge et al. 2023, App. C, ModelNet10).
+The grid has `resolution` cells along each axis of the box [-1, 1]. The position of a voxel is the
+centre of its cell, which is also its feature (Knigge et al. 2023, App. C, ModelNet10).
 """
 
 from __future__ import annotations
@@ -29,24 +29,23 @@ _TOLERANCE = 1e-4
 
 
 class Voxelize(ShowsOptions):
-    r"""Replaces a cloud by the voxels that its points occupy.
+    r"""Replaces a cloud by its occupied voxels.
 
-    The points are binned; an occupied voxel's feature `x` is its location, however many points it
-    holds. Of more than `max_voxels` voxels as many are kept at random; fewer stay fewer, so that no
-    voxel is there twice. All other attributes of the points go, since they belong to no voxel.
+    The feature `x` of an occupied voxel is its position, independent of the number of its points.
+    All other attributes of the points are removed.
 
     Args:
-        resolution: Cells along each axis, R.
-        max_voxels: The most voxels to keep, V_max; all of them by default.
-        dense: Whether to give grids instead of points: channels first, with a mask of the voxels
-            that are occupied, and zeros in all the others.
-        generator: Source of randomness; torch's global one by default.
+        resolution: Number of cells along each axis, R.
+        max_voxels: Largest number of voxels, of which more are subsampled at random; unlimited by
+            default.
+        dense: If True, return grids with a mask of the occupied voxels and zeros elsewhere, instead
+            of points.
+        generator: Generator; the global one by default.
 
     Shapes:
         - **input:** `pos [N, D]`, in [-1, 1]
-        - **output:** `pos [V, D]`, `x [V, D]` and the cells `voxel [V, D]`, int64, in the order of
-          the cells; or where `dense`, `x [1, D, R, ..., R]` and `mask [1, R, ..., R]`, bool, which
-          a loader stacks to batches
+        - **output:** `pos [V, D]`, `x [V, D]` and the cells `voxel [V, D]`, int64, sorted; or, if
+          `dense`, `x [1, D, R, ..., R]` and `mask [1, R, ..., R]`, bool
 
     Raises:
         ValueError: If a number is below 1, or if `pos` is missing, empty or not within [-1, 1].
@@ -70,7 +69,7 @@ class Voxelize(ShowsOptions):
         self.generator = generator
 
     def forward(self, data: Data) -> Data:
-        """Voxelises one cloud."""
+        """Voxelize one cloud."""
         pos = require_tensor(data, "pos")
         cells = occupied_cells(pos, self.resolution)
         if self.max_voxels is not None:
@@ -84,7 +83,7 @@ class Voxelize(ShowsOptions):
         shape = (self.resolution,) * cells.size(1)
         mask = torch.zeros(shape, dtype=torch.bool, device=pos.device)
         mask[cells.unbind(1)] = True
-        # The cells are in the order in which a mask picks its own.
+        # Sorted cells are in the order of boolean indexing.
         grid = pos.new_zeros(cells.size(1), *shape)
         grid[:, mask] = centers.t()
         data.mask, data.x = mask.unsqueeze(0), grid.unsqueeze(0)
@@ -92,10 +91,10 @@ class Voxelize(ShowsOptions):
 
 
 class VoxelsToPoints(ShowsOptions):
-    r"""Replaces grids by the points in the middle of their occupied voxels, with their features.
+    r"""Converts grids to points at the centres of their occupied voxels.
 
-    It undoes the second half of :class:`Voxelize`: the points are those that it gives where it is
-    not `dense`. It also takes what a network makes of a grid, whatever its channels.
+    The output is the same as from `Voxelize` with `dense=False`. Grids may have any number of
+    channels, such as the output of a network.
 
     Shapes:
         - **input:** `x [1, C, *S]` and `mask [1, *S]`, bool, the grid of D axes S over [-1, 1]
@@ -106,7 +105,7 @@ class VoxelsToPoints(ShowsOptions):
     """
 
     def forward(self, data: Data) -> Data:
-        """Turns one pair of grids into a cloud."""
+        """Convert one grid with its mask."""
         x, mask = require_tensor(data, "x"), require_tensor(data, "mask")
         shape = mask.shape[1:]
         if mask.dtype != torch.bool or len(mask) != 1 or len(shape) == 0:
@@ -128,17 +127,17 @@ class VoxelsToPoints(ShowsOptions):
 
 
 def voxel_cells(pos: Tensor, resolution: int) -> Tensor:
-    """Returns the cell of every point of a cloud.
+    """Return the cell of every point of a cloud.
 
     Args:
         pos: Positions in [-1, 1], `[N, D]`.
-        resolution: Cells along each axis, R.
+        resolution: Number of cells along each axis, R.
 
     Returns:
-        Numbers from 0 to R - 1, `[N, D]`, int64. A point between two cells is in the higher one.
+        Indices from 0 to R - 1, `[N, D]`, int64. A point on a boundary is in the higher cell.
 
     Raises:
-        ValueError: If there is no point, or one that is not within [-1, 1].
+        ValueError: If there are no points, or if a point is not within [-1, 1].
     """
     if type(resolution) is bool or not isinstance(resolution, int):
         raise TypeError(f"Expected `resolution` to be a whole number, got {resolution!r}")
@@ -151,44 +150,44 @@ def voxel_cells(pos: Tensor, resolution: int) -> Tensor:
         raise ValueError(
             f"Expected `pos` in [-1, 1], got coordinates as large as {reach:g}: normalise first"
         )
-    # Rounding must not put the middle of a cell, or its lower end, into the cell before it.
+    # Rounding must not move the centre or the lower end of a cell into the previous one.
     cells = ((pos.double() + 1) * (resolution / 2) + 1e-6).floor()
     return cells.long().clamp(0, resolution - 1)
 
 
 def occupied_cells(pos: Tensor, resolution: int) -> Tensor:
-    """Returns every cell that holds a point once, `[V, D]`, the last coordinate varying fastest.
+    """Return the distinct cells of the points in lexicographic order, `[V, D]`.
 
     See `voxel_cells` for arguments and errors.
     """
     cells = voxel_cells(pos, resolution)
     if resolution ** pos.size(1) >= 2**63:
         return torch.unique(cells, dim=0)
-    # One number for each cell sorts many times faster than a row of them.
+    # Sorting one number per cell is many times faster than sorting rows.
     strides = resolution ** torch.arange(pos.size(1) - 1, -1, -1, device=pos.device)
     numbers = torch.unique((cells * strides).sum(1))
     return numbers.unsqueeze(1) // strides % resolution
 
 
 def voxel_centers(cells: Tensor, resolution: int | tuple[int, ...]) -> Tensor:
-    """Returns the middles of cells `[V, D]` of a grid over [-1, 1], float64.
+    """Return the centres of cells of a grid over [-1, 1], `[V, D]`, float64.
 
     Args:
-        cells: Whole numbers, `[V, D]`.
-        resolution: Cells along each axis, one number or one per axis.
+        cells: Indices of the cells, `[V, D]`.
+        resolution: Number of cells along each axis, one number or one per axis.
     """
     sizes = torch.as_tensor(resolution, dtype=torch.float64, device=cells.device)
     return (2 * cells + 1) / sizes - 1
 
 
 def open3d_voxels(pos: Tensor, resolution: int = 40) -> Any:
-    """Makes an open3d `VoxelGrid` of the voxels that a cloud occupies, coloured by their height.
+    """Return an open3d `VoxelGrid` of the occupied voxels, coloured by height.
 
-    `open3d.visualization.draw_geometries([open3d_voxels(pos)])` shows it where there is a screen.
+    `open3d.visualization.draw_geometries([open3d_voxels(pos)])` shows it on a screen.
 
     Args:
-        pos: Positions in [-1, 1], of points or of voxels of this resolution, `[N, 3]`.
-        resolution: Cells along each axis.
+        pos: Positions of points or voxels in [-1, 1], `[N, 3]`.
+        resolution: Number of cells along each axis.
 
     Raises:
         ValueError: If `pos` is of another shape, empty or not within [-1, 1].

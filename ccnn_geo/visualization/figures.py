@@ -108,7 +108,7 @@ def plot_kernels(conv: CKConvMP, *, channels: int = 4, slices: int = 5) -> Figur
 
     Args:
         conv: The convolution.
-        channels: Number of channels to draw for D = 2 and 3, those of the largest norms.
+        channels: Number of channels to draw for D = 2 and 3, by decreasing norm.
         slices: Number of slices per channel for D = 3.
 
     Raises:

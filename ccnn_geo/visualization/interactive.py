@@ -109,7 +109,7 @@ def kernel_volume(conv: CKConvMP, *, channels: int = 6) -> Any:
 
     Args:
         conv: The convolution.
-        channels: Number of channels to choose from, those of the largest norms.
+        channels: Number of channels to choose from, by decreasing norm.
 
     Raises:
         ValueError: If the kernel is not three-dimensional.

@@ -1,4 +1,4 @@
-"""Download that resumes and is checked, and extraction that stays inside its folder."""
+"""Resumable downloads with checksums, and extraction of zip files."""
 
 import errno
 import hashlib
@@ -22,7 +22,7 @@ __all__ = ["download", "extract_zip"]
 _LOGGER = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 16
 _ATTEMPTS_PER_MIRROR = 3
-# Some hosts turn away what says it is Python's own client.
+# Some hosts reject the default user agent of Python.
 _HEADERS = {"User-Agent": "ccnn_geo", "Accept-Encoding": "identity"}
 
 
@@ -144,14 +144,14 @@ def _fetch_once(url: str, part: Path, timeout: float, patience: float) -> None:
 
 
 def extract_zip(archive: Path, target: Path) -> Path:
-    """Extracts a zip into a folder that appears once everything is in it.
+    """Extract a zip file into a folder that appears once it is complete.
 
-    Where everything lies in one top folder, as in ``ModelNet10.zip``, that level is left out. What
-    macOS leaves in archives is left out too. The checksum of every member is verified.
+    A single top-level folder, as in `ModelNet10.zip`, is removed from the paths, and the metadata
+    of macOS are omitted. The checksum of every member is verified.
 
     Args:
         archive: The zip file.
-        target: The folder. If it is there already, nothing is done.
+        target: The folder. If it exists, nothing is extracted.
 
     Returns:
         The target.
@@ -159,7 +159,7 @@ def extract_zip(archive: Path, target: Path) -> Path:
     Raises:
         ValueError: If the archive is cut short, corrupt or encrypted, or if a member would land
             outside the folder or is not a plain file.
-        OSError: If the disk has no room for it.
+        OSError: If there is not enough free space on the disk.
     """
     if target.exists():
         return target
@@ -181,7 +181,7 @@ def extract_zip(archive: Path, target: Path) -> Path:
         zlib.error,
     ) as error:
         raise ValueError(
-            f"{archive}: expected a sound zip file ({error}); delete it and get it again"
+            f"{archive}: expected a valid zip file ({error}); delete it and download it again"
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -189,7 +189,7 @@ def extract_zip(archive: Path, target: Path) -> Path:
 
 
 def _members(source: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """Names where every file goes, and refuses those that would leave the folder."""
+    """Return the members by their paths in the folder, all of which have to be inside it."""
     members = {}
     for member in source.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))

@@ -10,10 +10,10 @@ import numpy as np
 
 
 def check_npy_size(path: Path) -> None:
-    """Check that an `.npy` file is as large as its header says, before anything is allocated.
+    """Compare the size of an `.npy` file with its header, before memory is allocated.
 
     Raises:
-        ValueError: If it is smaller, or no array of plain numbers.
+        ValueError: If the file is too small or does not hold plain numbers.
     """
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
@@ -30,11 +30,15 @@ def check_npy_size(path: Path) -> None:
 
 
 def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reads those of some arrays that are in an ``.npz`` file, and unpickles nothing.
+    """Read arrays of an `.npz` file, without unpickling anything.
+
+    Args:
+        path: The file.
+        names: Names of the arrays to read; those that are missing are omitted.
 
     Raises:
-        ValueError: If the file or an array in it is broken, or no plain array.
-        OSError: If there is no such file.
+        ValueError: If the file or an array is broken, or not a plain array.
+        OSError: If the file does not exist.
     """
     with open(path, "rb") as stream:
         try:

@@ -12,19 +12,19 @@ __all__ = ["read_obj"]
 def read_obj(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     r"""Read vertices and faces of an OBJ file, and cut polygons into triangles.
 
-    Materials and textures are not loaded. A negative index counts back from the vertices read so
-    far, as the format says.
+    Materials and textures are not loaded. A negative index counts back from the last vertex above
+    the line, as the format defines.
 
     Args:
         path: The file.
 
     Shapes:
         - **output:** vertices :math:`[V, 3]`, float64; corner indices of the triangles
-          :math:`[F, 3]`, int64, none for a cloud
+          :math:`[F, 3]`, int64, with F = 0 for a cloud
 
     Raises:
-        ValueError: If a line cannot be understood, or names a vertex that is not there; names file
-            and line.
+        ValueError: If a line cannot be parsed or an index is out of range; the message names the
+            file and the line.
     """
     path = Path(path)
     vertices: list[list[float]] = []

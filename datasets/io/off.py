@@ -1,4 +1,4 @@
-"""Reader of OFF meshes, in every variant that ModelNet and its relatives come in."""
+"""Reader of OFF meshes, including the malformed variants of ModelNet."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from .polygons import triangulate
 
 __all__ = ["read_off"]
 
-# The counts may be glued to the keyword, as in `OFF3514 3546 0`; a byte order mark may precede it.
+# The counts may follow the keyword directly, as in `OFF3514 3546 0`; a byte order mark may precede.
 _HEADER = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?P<keyword>(?:ST)?C?N?4?n?OFF|off)(?P<binary>[ \t]+BINARY)?\s*"
     rb"(?P<counts>[^\r\n]*)"
@@ -113,7 +113,7 @@ def _rows(body: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numbers(text: bytes, dtype: type[np.number]) -> np.ndarray:
-    """Read numbers between white space; numpy takes white space alone for a number."""
+    """Read numbers between white space; numpy parses white space alone as a number."""
     return np.fromstring(text, dtype, sep=" ") if text.strip() else np.empty(0, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Reader of PCD clouds: ASCII and binary by numpy, compressed ones by open3d."""
+"""Reader of PCD clouds: ASCII and binary with numpy, compressed ones with open3d."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _LONGEST_HEADER = 2**16
 
 
 def read_pcd(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
-    r"""Read points and, where there are any, normals of a PCD file.
+    r"""Read the points of a PCD file, and their normals if there are any.
 
     Args:
         path: The file.
@@ -23,7 +23,7 @@ def read_pcd(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
           None
 
     Raises:
-        ValueError: If the header cannot be understood or the file is cut short.
+        ValueError: If the header cannot be parsed or the file is cut short.
         ImportError: If the data are compressed and open3d is not installed.
     """
     path = Path(path)
@@ -52,7 +52,7 @@ def read_pcd(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _split(path: Path) -> tuple[dict[str, list[str]], bytes]:
-    """Return the entries of the header, and what follows it."""
+    """Return the entries of the header, and the body."""
     content = path.read_bytes()
     entries: dict[str, list[str]] = {}
     start = 0
@@ -92,7 +92,7 @@ def _row(path: Path, header: dict[str, list[str]]) -> np.dtype:
             raise ValueError(
                 f"{path}: expected a TYPE F, I or U of 1 to 8 bytes, got {kind} {size}"
             )
-        # Padding is called "_" however often it occurs.
+        # Fields of padding are all called "_".
         own = f"_{place}" if name == "_" else name
         scalar = f"<{_KINDS[kind]}{size}"
         fields.append((own, scalar) if count == 1 else (own, scalar, (count,)))
@@ -132,7 +132,7 @@ def _read_compressed(path: Path, row: np.dtype, count: int) -> tuple[np.ndarray,
 
 
 def _whole(path: Path, header: dict[str, list[str]], name: str) -> list[int]:
-    """Return the whole numbers of an entry."""
+    """Return the integers of an entry of the header."""
     try:
         numbers = [int(token) for token in header[name]]
     except (KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""Reader of PLY files, ASCII and binary, that checks the number of rows and every index."""
+"""Reader of PLY files, ASCII and binary, which checks the number of rows and every index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ _FACE_LISTS = ("vertex_indices", "vertex_index")
 
 @dataclass
 class _Element:
-    """An element of the header: its properties are (name, type, type of a list's length)."""
+    """An element of the header, with properties (name, type, type of the length of a list)."""
 
     name: str
     count: int

@@ -6,9 +6,9 @@ __all__ = ["triangulate"]
 
 
 def triangulate(vertices: np.ndarray, corners: list[int]) -> list[tuple[int, int, int]]:
-    """Cut a polygon into triangles that cover it and nothing else.
+    """Triangulate a polygon.
 
-    A convex polygon becomes a fan. Any other is projected along its normal and cut by
+    A convex polygon becomes a fan. Any other is projected along its normal and triangulated by
     `mapbox_earcut`.
 
     Args:
@@ -35,9 +35,9 @@ def triangulate(vertices: np.ndarray, corners: list[int]) -> list[tuple[int, int
         from mapbox_earcut import triangulate_float64
     except ImportError as error:
         raise ImportError(
-            "a polygon that is not convex is cut by mapbox_earcut: pip install 'ccnn_geo[mesh]'"
+            "Expected mapbox_earcut for a polygon that is not convex: pip install 'ccnn_geo[mesh]'"
         ) from error
-    # Two axes that span the plane of the polygon, whatever it is called.
+    # Projection onto the two axes in which the polygon has the largest area.
     dropped = int(np.abs(normal).argmax())
     flat = np.ascontiguousarray(np.delete(ring, dropped, axis=1), dtype=np.float64)
     found = triangulate_float64(flat, np.array([len(corners)], dtype=np.uint32))

@@ -1,4 +1,4 @@
-"""Readers of every supported file of geometry."""
+"""Reader of meshes and point clouds in all supported formats."""
 
 import stat
 import zipfile
@@ -24,12 +24,12 @@ _NORMAL_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Geometry:
-    """A triangle mesh, or a cloud where there are no faces.
+    """A triangle mesh, or a point cloud if there are no faces.
 
     Attributes:
         points: Vertices of the mesh or points of the cloud, `[N, 3]`, in any length unit.
         faces: Corner indices of the triangles, `[F, 3]`, or None for a cloud.
-        normals: Unit normals of the points of a cloud, `[N, 3]`, where they are known.
+        normals: Unit normals of the points of a cloud, `[N, 3]`, or None if they are unknown.
     """
 
     points: np.ndarray
@@ -40,22 +40,23 @@ class Geometry:
 def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry:
     """Read a mesh (off, ply, obj, stl) or a cloud (ply, obj, pcd, xyz, txt, npy, npz).
 
-    Tables of numbers (xyz, txt, npy) have one point per row, its columns separated by commas or
-    white space: three coordinates, then anything. Columns four to six are taken for normals where
-    they have unit length, and ignored otherwise, as colours and intensities are. An .npz file has
-    such a table, or its columns as arrays `pos` and, where they are known, `normal`.
+    Tables of numbers (xyz, txt, npy) have one point per row and columns that are separated by
+    commas or white space. The first three columns are coordinates. Columns four to six are normals
+    if all of them have unit length; otherwise they are ignored, like colours and intensities. An
+    .npz file holds such a table, or an array `pos` and optionally an array `normal`.
 
     Args:
-        path: The file; its suffix decides how it is read.
+        path: The file; its suffix determines the format.
         allow_faceless: If True, an OFF file without faces is a cloud, not an error.
 
     Returns:
-        The mesh or the cloud, as it stands in the file: points are finite, faces name points, and
-        normals have unit length.
+        The mesh or cloud, neither centred nor scaled. Points are finite, indices of faces in range
+        and normals of unit length.
 
     Raises:
-        ValueError: If the file is no regular file, holds no points, or cannot be understood.
-        ImportError: If it takes trimesh or open3d to read it, and that is not installed.
+        ValueError: If the file is not a regular file, holds no points, or cannot be parsed.
+        ImportError: If reading the file needs trimesh, mapbox_earcut or open3d, and it is not
+            installed.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -86,9 +87,9 @@ def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry
 
 
 def geometry_files(folder: Path) -> list[Path]:
-    """Return the files below a folder that `read_geometry` reads, sorted.
+    """Return the files below a folder with a suffix that `read_geometry` supports, sorted.
 
-    Hidden files and folders, such as caches, and folders with such names are passed over.
+    Hidden files and the content of hidden folders, such as caches, are omitted.
     """
     return sorted(
         path
@@ -100,7 +101,7 @@ def geometry_files(folder: Path) -> list[Path]:
 
 
 def _check(path: Path, geometry: Geometry) -> None:
-    """Check what a decoder gave, whichever it was."""
+    """Check the result of a reader."""
     points, faces, normals = geometry.points, geometry.faces, geometry.normals
     if len(points) == 0:
         raise ValueError(f"{path}: expected at least one point, got none")
@@ -138,7 +139,7 @@ def _read_table(path: Path) -> np.ndarray:
         content = path.read_text(encoding="utf-8-sig")
         if not content.strip():
             return np.empty((0, 3))
-        # Between commas there is one number: an empty column or a decimal comma is an error.
+        # Between commas there has to be one number: empty columns and decimal commas are errors.
         separator = "," if "," in content else None
         return np.loadtxt(content.splitlines(), dtype=np.float64, ndmin=2, delimiter=separator)
     except (EOFError, ValueError) as error:
@@ -151,7 +152,7 @@ def _read_npz(path: Path) -> np.ndarray:
             names = [name for name in ("pos", "normal") if name in file] or list(file)
             if len(names) == 1 or names == ["pos", "normal"]:
                 return np.concatenate([file[name] for name in names], axis=-1)
-    # A single array that only calls itself an .npz file is no context.
+    # `np.load` of an .npy file with the suffix .npz returns an array, which is no context manager.
     except (EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected an .npz file of plain arrays ({error})") from error
     raise ValueError(f"{path}: expected an array `pos`, or a single array, got {', '.join(names)}")
@@ -178,10 +179,10 @@ def _read_stl(path: Path) -> Geometry:
         hint = f"{path}: expected trimesh to read STL files: pip install 'ccnn_geo[mesh]'"
         raise ImportError(hint) from error
     try:
-        # Opened here, because trimesh needs names in UTF-8.
+        # trimesh accepts only paths in UTF-8.
         with open(path, "rb") as file:
             mesh = trimesh.load_scene(file, file_type="stl", process=False).to_mesh()
-    except Exception as error:  # its parsers raise whatever a broken file leads them to
+    except Exception as error:  # broken files lead to exceptions of any type
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: expected an STL mesh ({reason})") from error
     if len(mesh.faces) == 0:

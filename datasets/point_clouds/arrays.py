@@ -1,4 +1,4 @@
-"""Point clouds that come as the arrays of one file."""
+"""Data set of point clouds in one `.npz` file."""
 
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,18 @@ _NAMES = ("classes", *(f"{split}_{name}" for split in _SPLITS for name in ("pos"
 
 
 class PointCloudArrays(SampledDataset):
-    """Point clouds of one size, kept as arrays in one ``.npz`` file, which is never unpickled.
+    """Point clouds of one size as arrays in one `.npz` file, which is never unpickled.
 
     Args:
-        path: The file. It holds ``train_pos`` and ``test_pos``, numbers of shape `[M, N, 3]`,
-            ``train_y`` and ``test_y``, whole numbers of shape `[M]`, and may hold ``train_normal``
-            and ``test_normal``, `[M, N, 3]`, and the names of the ``classes``, `[C]`.
-        **options: See :class:`~ccnn_geo.datasets.SampledDataset`.
+        path: The file. It holds `train_pos` and `test_pos`, numbers of shape `[M, N, 3]`, and
+            `train_y` and `test_y`, integers of shape `[M]`; optionally also `train_normal` and
+            `test_normal`, `[M, N, 3]`, and the names of the `classes`, `[C]`.
+        **options: See `SampledDataset`.
 
     Raises:
-        ValueError: If the file is not an ``.npz`` file, or if an array is missing, pickled, or of
+        ValueError: If the file is not an `.npz` file, or if an array is missing, pickled, or of
             the wrong type or shape; the message names it.
-        OSError: If there is no such file.
+        OSError: If the file does not exist.
     """
 
     def __init__(self, path: Path | str, **options: Unpack[SamplingOptions]) -> None:
@@ -37,7 +37,7 @@ class PointCloudArrays(SampledDataset):
 
 
 def list_arrays(path: Path) -> Listing:
-    """Reads the arrays of a :class:`PointCloudArrays` and lists their clouds."""
+    """Read the arrays of `PointCloudArrays` and list their clouds."""
     arrays = _load(path)
     labels = {split: arrays[f"{split}_y"] for split in _SPLITS}
     highest = max((int(y.max()) for y in labels.values() if len(y)), default=-1)
@@ -66,7 +66,7 @@ def _row(arrays: dict[str, np.ndarray], split: str, row: int) -> Geometry:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays that there are and checks them."""
+    """Read and check the arrays."""
     arrays = read_npz(path, _NAMES)
     for split in _SPLITS:
         _check(path, arrays, split)

@@ -1,9 +1,9 @@
-"""The clouds of a data set: made in parallel, kept on disk, and mapped into memory.
+"""Cache of sampled point clouds: computed in parallel, stored on disk and memory-mapped.
 
-A cache is a folder whose name carries every parameter that its content depends on and a fingerprint
-of the source files. While it is being made, finished parts gather in a folder beside it; the cache
-itself appears in one step, complete. So a run that was killed goes on from the finished parts, and
-the points of a mesh depend on its own name and the seed alone: the bytes come out the same.
+A cache is a folder whose name holds every parameter that determines its content, and a fingerprint
+of the source files. Finished parts are collected in a folder beside it, and the cache appears in
+one step once it is complete. A killed run is resumed from the finished parts with the same result,
+because the points of a mesh depend only on its name and the seed.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from .sampling import Sampling
 __all__ = ["Clouds", "Item", "cached_clouds", "make_clouds"]
 
 _LOGGER = logging.getLogger(__name__)
-# Raised whenever the same items and the same recipe would give other clouds.
+# Incremented whenever the same items and settings give different clouds.
 _VERSION = 2
 _TYPES = (np.dtype("<f4"), np.dtype("<f8"))
 _ITEMS_PER_PART = 64
@@ -38,13 +38,13 @@ _ITEMS_PER_PART = 64
 
 @dataclass(frozen=True)
 class Item:
-    """One mesh or raw cloud of a data set, not read yet.
+    """One mesh or raw cloud of a data set, read on demand.
 
     Attributes:
-        name: Its name within the data set, unique in it.
-        label: Index of its class.
-        load: Reads it; must be picklable.
-        stamp: Whatever changes when the source does.
+        name: Unique name within the data set.
+        label: Index of the class.
+        load: Function that reads the geometry; has to be picklable.
+        stamp: Text that changes whenever the source changes.
     """
 
     name: str
@@ -55,11 +55,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Clouds:
-    """Point clouds of any sizes, end to end in one array.
+    """Point clouds of different sizes, concatenated in one array.
 
     Attributes:
-        points: Positions, and normals where there are any, `[T, 3]` or `[T, 6]`, float32 or
-            float64.
+        points: Positions `[T, 3]`, or positions and normals `[T, 6]`; float32 or float64.
         starts: First row of each cloud, `[M]`.
         sizes: Number of rows of each cloud, `[M]`.
         labels: Class index of each cloud, `[M]`.
@@ -71,33 +70,33 @@ class Clouds:
     labels: np.ndarray
 
     def __len__(self) -> int:
-        """Returns the number of clouds."""
+        """Return the number of clouds."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns the rows of one cloud, `[N, 3]` or `[N, 6]`."""
+        """Return the rows of one cloud, `[N, 3]` or `[N, 6]`."""
         start = self.starts[index]
         return self.points[start : start + self.sizes[index]]
 
     @property
     def has_normals(self) -> bool:
-        """Whether there is a normal beside every position."""
+        """True if every point has a normal."""
         return self.points.shape[1] == 6
 
     def select(self, indices: np.ndarray) -> "Clouds":
-        """Returns the clouds at the given indices, without copying their points."""
+        """Return the clouds at the given indices, without copying their points."""
         return Clouds(self.points, self.starts[indices], self.sizes[indices], self.labels[indices])
 
 
 def make_clouds(items: Sequence[Item], sampling: Sampling) -> Clouds:
-    """Makes the clouds of a few small items at once, in memory.
+    """Sample the clouds of all items in memory, without a cache.
 
     Args:
-        items: What to make them of.
-        sampling: How to make them.
+        items: Meshes or raw clouds.
+        sampling: Settings of the sampling.
 
     Returns:
-        ``sampling.resample`` clouds per item, one item after the other.
+        `sampling.resample` consecutive clouds per item.
     """
     points, sizes = _sample(items, sampling)
     return _assemble(points, sizes, items, sampling)
@@ -111,24 +110,24 @@ def cached_clouds(
     key: str,
     num_processes: int | None = None,
 ) -> Clouds:
-    """Return the clouds of the items from their cache, which is made if missing or damaged.
+    """Return the clouds of the items from a cache, which is built if it is missing or damaged.
 
-    Processes that ask for the same cache at the same time wait for the first.
+    Concurrent processes that need the same cache wait for the first one to build it.
 
     Args:
-        items: What to make the clouds of.
-        sampling: How to make them.
-        folder: Where the caches of this data set lie; made if need be.
+        items: Meshes or raw clouds.
+        sampling: Settings of the sampling.
+        folder: Folder of the caches of this data set; created if necessary.
         key: First part of the cache's name.
-        num_processes: Number of processes that make clouds; one per processor by default.
+        num_processes: Number of processes that sample clouds; one per processor by default.
 
     Returns:
-        ``sampling.resample`` clouds per item, one item after the other, mapped from the disk.
+        `sampling.resample` consecutive clouds per item, memory-mapped.
 
     Raises:
         ValueError: If an item cannot be read or sampled; the message names it. Or if `key` is not
-            a plain name.
-        OSError: If the cache cannot be written. Nothing half-written stays behind.
+            the name of a folder.
+        OSError: If the cache cannot be written; no partial cache remains.
     """
     if not key or Path(key).name != key or "\\" in key or key.startswith("."):
         raise ValueError(f"Expected `key` to be the name of a folder, got {key!r}")
@@ -136,7 +135,7 @@ def cached_clouds(
     arrays = _open(cache, len(items) * sampling.resample)
     if arrays is None:
         with locked(folder):
-            # Another process may have made it in the meantime.
+            # Another process may have built it in the meantime.
             arrays = _open(cache, len(items) * sampling.resample)
             if arrays is None:
                 shutil.rmtree(cache, ignore_errors=True)
@@ -148,7 +147,7 @@ def cached_clouds(
 
 
 def _open(cache: Path, num_clouds: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Map the points and sizes of a cache; return None if it is missing or damaged."""
+    """Memory-map the points and sizes of a cache; return None if it is missing or damaged."""
     if not cache.exists():
         return None
     # Left by a process that was killed before it removed the parts of the finished cache.
@@ -159,7 +158,7 @@ def _open(cache: Path, num_clouds: int) -> tuple[np.ndarray, np.ndarray] | None:
         points = np.load(cache / "points.npy", mmap_mode="r", allow_pickle=False)
         sizes = np.load(cache / "sizes.npy", mmap_mode="r", allow_pickle=False)
     except (EOFError, FileNotFoundError, ValueError) as error:
-        _LOGGER.warning("Making the damaged cache %s again: %s", cache, error)
+        _LOGGER.warning("Rebuilding the damaged cache %s: %s", cache, error)
         return None
     sound = (
         points.dtype in _TYPES
@@ -171,7 +170,7 @@ def _open(cache: Path, num_clouds: int) -> tuple[np.ndarray, np.ndarray] | None:
         and int(sizes.sum()) == len(points)
     )
     if not sound:
-        _LOGGER.warning("Making the damaged cache %s again: wrong type or shape", cache)
+        _LOGGER.warning("Rebuilding the damaged cache %s: wrong type or shape", cache)
         return None
     return points.view(np.ndarray), np.array(sizes)
 
@@ -209,10 +208,10 @@ def _build(
         for start in range(0, len(items), _ITEMS_PER_PART)
     }
     missing = {path: part for path, part in parts.items() if not path.exists()}
-    # open3d has threads of its own, which must not be carried over into a forked process.
+    # open3d uses threads, which do not survive a fork.
     processes = 1 if sampling.estimate_normals else num_processes or _num_processors()
     done = len(items) - sum(map(len, missing.values()))
-    with tqdm(total=len(items), initial=done, desc=f"making {cache.name}", disable=None) as bar:
+    with tqdm(total=len(items), initial=done, desc=f"building {cache.name}", disable=None) as bar:
         for path in _write_parts(missing, sampling, min(processes, len(missing))):
             bar.update(len(parts[path]))
     finished = parts_folder / "finished"
@@ -233,12 +232,12 @@ def _num_processors() -> int:
 def _write_parts(
     parts: dict[Path, Sequence[Item]], sampling: Sampling, processes: int
 ) -> Iterator[Path]:
-    """Writes every part and yields its path once it is there."""
+    """Write every part and yield its path once it is complete."""
     if processes <= 1:
         yield from (_write_part(path, part, sampling) for path, part in parts.items())
         return
-    # The platform's own way of starting processes, as in PyTorch's loaders. Where that is a fork,
-    # it is a safe one: nothing that runs in the workers uses threads.
+    # The default start method of the platform, as in PyTorch's loaders. A fork is safe, because
+    # nothing that runs in the workers uses threads.
     context = multiprocessing.get_context()
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(_write_part, path, part, sampling) for path, part in parts.items()]
@@ -273,7 +272,7 @@ def _write_part(path: Path, items: Sequence[Item], sampling: Sampling) -> Path:
 
 
 def _sample(items: Sequence[Item], sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
-    """Makes clouds, end to end; the normals are left out unless every cloud has them."""
+    """Return concatenated clouds and their sizes, with normals if all clouds have them."""
     clouds = [cloud for item in items for cloud in sampling.clouds(item.load(), item.name)]
     columns = min((cloud.shape[1] for cloud in clouds), default=3)
     sizes = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
@@ -283,7 +282,7 @@ def _sample(items: Sequence[Item], sampling: Sampling) -> tuple[np.ndarray, np.n
 
 
 def _join(parts: Sequence[Path], folder: Path) -> None:
-    """Joins finished parts into one array on disk, one part in memory at a time."""
+    """Concatenate the parts into one array on disk, with one part in memory at a time."""
     shapes, types, sizes = [], [], []
     for path in parts:
         with np.load(path, allow_pickle=False) as part:

@@ -1,4 +1,4 @@
-"""One LightningDataModule over all the data sets."""
+"""LightningDataModule of the point-cloud data sets."""
 
 import logging
 from collections.abc import Callable
@@ -31,54 +31,53 @@ Features = Literal["auto", "normal+pos", "pos"]
 
 
 class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
-    """Training, validation and test clouds of any of the data sets, as batches of PyG graphs.
+    """Training, validation and test clouds of a data set, as batches of PyG graphs.
 
-    Validation is a stratified part of the training split; the test split is left for the end. A
-    training cloud gets a fresh subset of its points, and fresh augmentation, in every epoch. Those
-    and the order of the clouds depend on `seed` and on the number of the epoch alone: not on the
-    number of workers, nor on how often the run was interrupted. Evaluation always sees the same
-    points. Under several processes, the last evaluation batches are filled up with clouds that
-    other processes have too; evaluate in one process for exact numbers.
+    The validation split is a stratified part of the training split. In every epoch, a training
+    cloud gets a new random subset of its points and new augmentation. Both, and the order of the
+    clouds, depend only on `seed` and the epoch, so that neither the number of workers nor
+    interruptions change a training. The points of validation and test clouds are always the same.
+    With several processes, the last evaluation batches are padded with clouds of other processes;
+    evaluate in one process for exact metrics.
 
-    After ``setup``, ``num_features``, ``num_classes``, ``class_names`` and ``split_sizes`` say what
-    there is, and ``train_dataset``, ``val_dataset`` and ``test_dataset`` hold it.
+    After `setup`, the data sets are `train_dataset`, `val_dataset` and `test_dataset`, described by
+    `num_features`, `num_classes`, `class_names` and `split_sizes`.
 
     Args:
-        name: Data set: `modelnet40`, `modelnet10`, `shapes` (made on the spot), `folder` (meshes
-            and clouds of your own, `root/<class>/{train,test}/*`) or `arrays` (one .npz file).
-        root: Folder of the data set, or the file of `arrays`. ModelNet is downloaded to it if need
-            be. By default `data/modelnet40`, `data/modelnet10` or `data/shapes`.
-        num_points: Points, or voxels, that the network sees of each cloud.
-        voxels: Cells along each axis of the grid on which clouds become voxels, see
-            `ccnn_geo.transforms.Voxelize`. All the points of a cloud are voxelised, and
-            augmentation moves the voxels. By default clouds stay clouds.
-        points_per_mesh: Points drawn once from the surface of each mesh, and kept on disk.
-        batch_size: Clouds per batch and process.
-        num_workers: Processes that prepare batches; with 0 they are prepared where they are used,
-            which is fast enough for clouds in memory.
-        seed: Seed of the order of the clouds, of their subsets and of the augmentation.
-        sampling_seed: Seed of what makes the data set: the points drawn from the meshes, the
-            validation split and the subset of the training clouds. A change of it makes a new
-            cache.
-        val_fraction: Share of the training split held out for validation; 0 for none.
-        resample: Clouds made of each training mesh, each from points of its own. The published
+        name: Data set: `modelnet40`, `modelnet10`, `shapes` (procedural), `folder` (user files,
+            `root/<class>/{train,test}/*`) or `arrays` (one .npz file).
+        root: Folder of the data set, or the file of `arrays`. ModelNet is downloaded to it if
+            necessary. By default `data/modelnet40`, `data/modelnet10` or `data/shapes`.
+        num_points: Number of points, or voxels, per cloud that the network is given.
+        voxels: Number of cells along each axis of the grid on which clouds are voxelized, see
+            `ccnn_geo.transforms.Voxelize`. All points of a cloud are voxelized, and augmentation is
+            applied to the voxels. By default, clouds are not voxelized.
+        points_per_mesh: Number of points sampled once from the surface of each mesh and cached.
+        batch_size: Number of clouds per batch and process.
+        num_workers: Number of worker processes of a loader; 0 loads in the main process, which is
+            fast enough for clouds in memory.
+        seed: Seed of the order of the clouds, their subsets and the augmentation.
+        sampling_seed: Seed of the points sampled from the meshes, the validation split and the
+            subset of the training clouds. Another seed needs another cache.
+        val_fraction: Fraction of the training split held out for validation.
+        resample: Number of clouds per training mesh, each with points of its own. The published
             tiny models use 2.
-        train_size: Number of training meshes or clouds to use, chosen with every class keeping its
-            share; all by default. The validation split stays the same.
-        features: Input channels: `normal+pos`, `pos`, or `auto`, which takes the normals where
+        train_size: Number of training meshes or clouds to use, as a stratified subset; all by
+            default. The validation split stays the same.
+        features: Input channels: `normal+pos`, `pos`, or `auto`, which includes the normals if
             there are any.
-        estimate_normals: Whether clouds that come without normals get estimated ones (by open3d).
-        normalize: Whether clouds are scaled to the `box` [-1, 1], to the unit `ball`, or `none`.
-        random_scale: Whether training clouds are scaled by a random factor, from 0.8 to 1.25.
-        random_jitter: Whether their points are moved by small random steps.
-        random_rotate_z: Whether they are turned about the vertical by a random angle.
-        download: Whether ModelNet is downloaded if it is not there.
-        cache_dir: Where sampled clouds are kept; by default a folder `.ccnn_geo` beside the data.
-        num_processes: Processes that sample the meshes; by default one per processor.
+        estimate_normals: If True, normals of clouds without normals are estimated with open3d.
+        normalize: `box` scales clouds to [-1, 1], `ball` to the unit ball, `none` not at all.
+        random_scale: If True, training clouds are scaled by a random factor from 0.8 to 1.25.
+        random_jitter: If True, training points are moved by small random steps.
+        random_rotate_z: If True, training clouds are rotated about the z axis by a random angle.
+        download: If True, ModelNet is downloaded if it is missing.
+        cache_dir: Folder of the cache; by default `.ccnn_geo` beside the data.
+        num_processes: Number of processes that sample meshes; one per processor by default.
 
     Raises:
         ValueError: If an argument is out of range or does not fit the data, or if a file is broken.
-        OSError: If the data are not there, or the cache cannot be written.
+        OSError: If the data are missing, or the cache cannot be written.
     """
 
     def __init__(
@@ -141,11 +140,11 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         self._num_features = 0
 
     def prepare_data(self) -> None:
-        """Fetches the data and makes the caches; Lightning calls it in one process."""
+        """Download the data and build the caches; Lightning calls this in one process."""
         self._sampled()
 
     def setup(self, stage: str | None = None) -> None:
-        """Splits the data and decides on the features; every stage gets all the splits."""
+        """Split the data and choose the features; all splits are set up for every `stage`."""
         if self._datasets:
             return
         train, test = self._sampled()
@@ -154,7 +153,7 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         if self.train_size is not None:
             chosen = stratified_subset(labels[kept], self.train_size, seed=self.sampling_seed)
             kept = kept[chosen]
-        # Every cloud of a mesh falls to the same split, and validation takes the first alone.
+        # All clouds of a mesh are in the same split; validation uses only the first.
         repetitions = np.arange(self.resample)
         kept = (kept[:, None] * self.resample + repetitions).ravel()
         held_out = held_out * self.resample
@@ -173,7 +172,7 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
 
     @property
     def num_features(self) -> int:
-        """Number of input channels: six with normals, three without."""
+        """Number of input channels, 6 with normals and 3 without."""
         self._dataset("train")
         return self._num_features
 
@@ -227,18 +226,18 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         )
 
     def _attributes(self, *splits: SampledDataset) -> tuple[str, ...]:
-        """Decides which attributes of the points the network takes in."""
+        """Return the attributes of the points that are the input features."""
         complete = all(split.has_normals for split in splits if len(split))
         if self.features == "pos" or self.voxels is not None:
             return ("pos",)
         if complete:
             return ("normal", "pos")
         if self.features == "auto":
-            _LOGGER.warning("%s has no normals: the features are the positions alone", self.root)
+            _LOGGER.warning("%s has no normals: the features are only the positions", self.root)
             return ("pos",)
         raise ValueError(
             f"Expected normals in {self.root} for `features`='normal+pos', got clouds without; "
-            "take `features`='pos', or have them estimated by `estimate_normals`=True"
+            "set `features`='pos' or `estimate_normals`=True"
         )
 
     def _augmentations(self) -> list[BaseTransform]:

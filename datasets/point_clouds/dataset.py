@@ -1,4 +1,4 @@
-"""The data sets' common ground: access to clouds, their random subsets, and reproducible epochs."""
+"""Base classes of the point-cloud data sets, with reproducible random subsets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,29 +26,27 @@ Transform = Callable[[Data], Data]
 
 
 class PointCloudDataset(Dataset[Data]):
-    """Point clouds in memory, each access handing out a subset of a cloud's points.
+    """Point clouds in memory, of which each access returns a random subset of the points.
 
-    Evaluation clouds always get the same subset. Training clouds get a fresh one at each access, in
-    one of two ways. ``dataset[index]`` draws from torch's global generator, as does the transform.
-    ``dataset[epoch, index]`` draws, whatever came before, what belongs to this seed, epoch and
-    index: this is what :class:`EpochSampler` asks for, so that neither the number of workers nor a
-    restart changes what a network sees.
+    The subset of an evaluation cloud is always the same. For training clouds, `dataset[index]` and
+    the transform draw from torch's global generator, whereas `dataset[epoch, index]` is determined
+    by seed, epoch and index. `EpochSampler` uses the latter, so that a training does not depend on
+    the number of workers or on restarts.
 
     Args:
         clouds: The clouds.
         classes: Names of the classes; a label is an index into them.
-        train: Whether accesses differ from each other.
-        num_points: Points handed out per cloud. A smaller cloud is handed out whole.
-        seed: Seed of the subsets, and of what the transform draws for evaluation clouds and within
-            an epoch.
+        train: If True, each access draws another subset.
+        num_points: Number of points per access. Clouds with fewer points are returned whole.
+        seed: Seed of the subsets and of the transform.
         transform: Applied at each access.
 
     Shapes:
-        - ``dataset[index]`` has ``pos`` :math:`[N, 3]`, ``normal`` :math:`[N, 3]` where the clouds
-          have normals, and ``y`` :math:`[1]`
+        - `dataset[index]` has `pos` :math:`[N, 3]`, `normal` :math:`[N, 3]` if the clouds have
+          normals, and `y` :math:`[1]`
 
     Raises:
-        ValueError: If ``num_points`` is below 1 or ``seed`` below 0.
+        ValueError: If `num_points` is below 1 or `seed` below 0.
     """
 
     def __init__(
@@ -74,20 +72,20 @@ class PointCloudDataset(Dataset[Data]):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, whether or not a cloud of each is here."""
+        """Number of classes, including those without a cloud."""
         return len(self.classes)
 
     @property
     def has_normals(self) -> bool:
-        """Whether every point has a normal."""
+        """True if every point has a normal."""
         return self.clouds.has_normals
 
     def __len__(self) -> int:
-        """Returns the number of clouds."""
+        """Return the number of clouds."""
         return len(self.clouds)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Data:
-        """Returns one cloud, by its index or by epoch and index."""
+        """Return one cloud by its index, or by epoch and index."""
         return draw_sample(self._draw, key, len(self), train=self.train, seed=self.seed)
 
     def _draw(self, index: int) -> Data:
@@ -102,22 +100,21 @@ class PointCloudDataset(Dataset[Data]):
         return data if self.transform is None else self.transform(data)
 
     def __repr__(self) -> str:
-        """Says how many clouds of how many classes there are."""
+        """Say how many clouds of how many classes there are."""
         return f"{type(self).__name__}({len(self)}, num_classes={self.num_classes})"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What there is to make a data set of, before anything is read.
+    """Content of a data set before its files are read.
 
     Attributes:
-        key: First part of the names of its caches.
-        source: The folder or file that it comes from.
+        key: First part of the names of the caches.
+        source: Folder or file of the data.
         classes: Names of the classes.
         train: The training items.
-        test: The test items; there may be none.
-        in_memory: Whether clouds that need no normals are made anew at each start instead of being
-            kept, because that takes no longer.
+        test: The test items; may be empty.
+        in_memory: If True, the clouds are not cached unless normals are estimated.
     """
 
     key: str
@@ -128,7 +125,7 @@ class Listing:
     in_memory: bool = False
 
     def __post_init__(self) -> None:
-        """Checks that a network can learn every class it is tested on."""
+        """Check that every class of the test split is in the training split."""
         if not self.train:
             raise ValueError(f"{self.source}: expected at least one training cloud, got none")
         unknown = {item.label for item in self.test} - {item.label for item in self.train}
@@ -141,13 +138,13 @@ class Listing:
 
     @property
     def cache_folder(self) -> Path:
-        """Where the caches lie by default."""
+        """Default folder of the caches."""
         folder = self.source.parent if self.source.is_file() else self.source
         return folder / ".ccnn_geo"
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The arguments that every data set takes; :class:`SampledDataset` says what they mean."""
+    """Arguments that all data sets share, see `SampledDataset`."""
 
     split: Split
     num_points: int
@@ -162,24 +159,24 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class SampledDataset(PointCloudDataset):
-    """One split of a listing: its meshes sampled once and kept in a cache, its clouds thinned.
+    """One split of a data set, whose meshes and clouds are sampled once and cached.
 
     Args:
-        listing: What the data set is made of.
-        split: ``"train"``, each access a fresh subset, or ``"test"``, always the same.
-        num_points: Points handed out per cloud and access.
-        points_per_mesh: Points drawn once from the surface of a mesh, and kept. A raw cloud with
-            more points is thinned to as many.
-        resample: Clouds made of every training mesh, each from points of its own. The published
+        listing: Content of the data set.
+        split: `"train"`, with a new random subset at each access, or `"test"`.
+        num_points: Number of points per cloud and access.
+        points_per_mesh: Number of points sampled once from the surface of a mesh. A raw cloud with
+            more points is subsampled to as many.
+        resample: Number of clouds per training mesh, each with points of its own. The published
             tiny models use 2.
-        normalize: ``"box"`` moves the centre of mass of a cloud to the origin and scales it to the
-            box [-1, 1], ``"ball"`` to the unit ball, ``"none"`` leaves it as it is, in float64 if
-            the file's type does not fit into float32.
-        estimate_normals: Whether raw clouds without normals get normals estimated by open3d.
-        seed: Seed of the points drawn from the meshes, and of the subsets.
+        normalize: `"box"` moves the centre of mass of a cloud to the origin and scales it to
+            [-1, 1], `"ball"` to the unit ball; `"none"` keeps the coordinates, in float64 if the
+            type of the file does not fit into float32.
+        estimate_normals: If True, normals of raw clouds without normals are estimated with open3d.
+        seed: Seed of the points sampled from the meshes and of the subsets.
         transform: Applied at each access.
-        cache_dir: Where the cache lies; by default a folder ``.ccnn_geo`` beside the data.
-        num_processes: Number of processes that make the cache; one per processor by default.
+        cache_dir: Folder of the cache; by default `.ccnn_geo` beside the data.
+        num_processes: Number of processes that build the cache; one per processor by default.
 
     Raises:
         ValueError: If an argument is out of range, or if the data cannot be read; the message

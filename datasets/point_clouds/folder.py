@@ -1,4 +1,4 @@
-"""A user's own meshes and clouds, one folder per class."""
+"""Data set of meshes and clouds in one folder per class."""
 
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -15,15 +15,15 @@ _LAYOUT = "<class>/{train,test}/*"
 
 
 class PointCloudFolder(SampledDataset):
-    """Meshes and clouds of one's own, laid out as ``root/<class>/{train,test}/*``.
+    """Meshes and clouds in the layout `root/<class>/{train,test}/*`.
 
     Meshes are .off, .ply, .obj and .stl files; clouds are .ply, .obj, .pcd, .xyz, .txt, .npy and
-    .npz files, with or without normals. Other files are ignored. Normals are handed out where every
-    file of a split has them.
+    .npz files, with or without normals. Other files are ignored. The clouds of a split have normals
+    if all its files do.
 
     Args:
         root: The folder.
-        **options: See :class:`~ccnn_geo.datasets.SampledDataset`.
+        **options: See `SampledDataset`.
 
     Raises:
         ValueError: If a class folder is empty, a class has no training file, or a file cannot be
@@ -36,7 +36,7 @@ class PointCloudFolder(SampledDataset):
 
 
 def list_folder(root: Path) -> Listing:
-    """Lists the meshes and clouds of a :class:`PointCloudFolder`."""
+    """List the meshes and clouds of `PointCloudFolder`."""
     if not root.is_dir():
         raise FileNotFoundError(f"Expected a folder laid out as {_LAYOUT}, got {root}")
     classes = class_folders(root)
@@ -46,7 +46,7 @@ def list_folder(root: Path) -> Listing:
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names the folders in which classes may lie, in order; hidden ones hold none."""
+    """Return the names of the class folders, sorted; hidden folders are omitted."""
     return sorted(
         path.name
         for path in root.iterdir()
@@ -62,17 +62,14 @@ def list_class_folders(
     key: str,
     folders: Sequence[str] | None = None,
 ) -> Listing:
-    """Lists the files of every class folder.
+    """List the files of every class folder.
 
     Args:
-        root: Where the class folders lie.
-        classes: Names of the classes, in the order of their labels.
+        root: Parent of the class folders.
+        classes: Names of the classes, by label.
         suffixes: Suffixes of the files to list, in lower case.
         key: First part of the names of the caches.
-        folders: The classes of which there is a folder; all by default.
-
-    Returns:
-        The listing.
+        folders: Names of the class folders that exist; all by default.
 
     Raises:
         ValueError: If a class folder has no file with one of the suffixes, or none for training.
@@ -93,7 +90,7 @@ def list_class_folders(
 
 
 def file_item(root: Path, path: Path, label: int) -> Item:
-    """Makes the item of one file, recognised by its size and time of change."""
+    """Return the item of one file, whose stamp is its size and time of modification."""
     status = path.stat()
     stamp = f"{status.st_size}:{status.st_mtime_ns}"
     return Item(path.relative_to(root).as_posix(), label, partial(read_geometry, path), stamp)

@@ -1,4 +1,4 @@
-"""ModelNet10 and ModelNet40, from whichever form of them there is."""
+"""ModelNet10 and ModelNet40, as meshes or as resampled clouds."""
 
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ MODELNET40_CLASSES = tuple(
     "xbox".split()
 )
 _CLASSES: dict[str, tuple[str, ...]] = {"10": MODELNET10_CLASSES, "40": MODELNET40_CLASSES}
-# Each has the same file, as the checksum makes sure. These hosts have come and gone over the years.
+# All mirrors have the same file, see the checksums; some are unavailable at times.
 _URLS = {
     "10": (
         "https://3dvision.princeton.edu/projects/2014/3DShapeNets/ModelNet10.zip",
@@ -51,27 +51,28 @@ _RESAMPLED = "modelnet40_normal_resampled"
 class ModelNet(SampledDataset):
     """The ModelNet data set of Wu et al. (2015), https://arxiv.org/abs/1406.5670.
 
-    It is taken from the first of these that there is:
+    The first of these sources that exists is used:
 
-    1. split lists and clouds of ``modelnet40_normal_resampled``, in ``root`` or in a folder of that
+    1. split lists and clouds of `modelnet40_normal_resampled`, in `root` or in a folder of this
        name inside it;
-    2. meshes ``<class>/{train,test}/*.off``, in ``root`` or in its folder ``ModelNet10`` or
-       ``ModelNet40``; a part of the classes will do;
-    3. the official ``ModelNet10.zip`` or ``ModelNet40.zip`` in ``root``, which is extracted there;
-    4. the same from its official hosts, which is put there.
+    2. meshes `<class>/{train,test}/*.off`, in `root` or in its folder `ModelNet10` or
+       `ModelNet40`; some classes may be missing;
+    3. the official `ModelNet10.zip` or `ModelNet40.zip` in `root`, which is extracted there;
+    4. the same archive from its official hosts, which is downloaded to `root`.
 
-    The labels are those of the full data set. The meshes are for academic research only.
+    Labels are indices into the classes of the full data set. The meshes are for academic research
+    only.
 
     Args:
         root: The folder.
-        name: ``"10"`` or ``"40"``.
-        download: Whether to download the data set if it is not there.
-        **options: See :class:`~ccnn_geo.datasets.SampledDataset`.
+        name: `"10"` or `"40"`.
+        download: If True, the data set is downloaded if it is missing.
+        **options: See `SampledDataset`.
 
     Raises:
         ValueError: If a file is broken; the message names it.
-        OSError: If the data set is not there and cannot be downloaded; the message says what to put
-            where by hand.
+        OSError: If the data set is missing and cannot be downloaded; the message describes the
+            manual download.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ def list_modelnet(root: Path, name: ModelNetName, *, fetch: bool = True) -> List
             return _list_resampled(folder, name)
     archive = root / f"ModelNet{name}.zip"
     extracted = archive.with_suffix("")
-    # Some archivers put the folder of the archive into one of its name.
+    # Some archivers create a second folder of the archive's name.
     for folder in (extracted / extracted.name, extracted, root):
         if _has_classes(folder, name):
             return _list_meshes(folder, name)
@@ -105,13 +106,13 @@ def list_modelnet(root: Path, name: ModelNetName, *, fetch: bool = True) -> List
         )
     with locked(root / ".ccnn_geo"):
         if extracted.is_dir() and not any(extracted.iterdir()):
-            extracted.rmdir()  # an empty folder is no extracted archive
+            extracted.rmdir()  # an empty folder would count as extracted
         extract_zip(download(_URLS[name], archive, sha256=_SHA256[name]), extracted)
     return _list_meshes(extracted, name)
 
 
 def _has_classes(folder: Path, name: ModelNetName) -> bool:
-    """Whether there is a class folder in here, be it the only one."""
+    """Return True if at least one class folder exists."""
     return any((folder / label / "train").is_dir() for label in _CLASSES[name])
 
 
@@ -129,7 +130,7 @@ def _list_meshes(folder: Path, name: ModelNetName) -> Listing:
 
 
 def _list_resampled(folder: Path, name: ModelNetName) -> Listing:
-    """Lists the clouds that the split lists name, such as `night_stand_0001`."""
+    """List the clouds of the split lists, with names such as `night_stand_0001`."""
     splits: dict[str, list[Item]] = {}
     for split in ("train", "test"):
         path = folder / f"modelnet{name}_{split}.txt"

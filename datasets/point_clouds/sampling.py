@@ -1,4 +1,4 @@
-"""How a mesh or a raw cloud becomes the cloud that is kept."""
+"""Sampling of meshes and raw clouds."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ Normalization = Literal["box", "ball", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """A recipe: everything besides the source files that the kept clouds depend on.
+    """Settings of the sampling, which together with the source files determine the clouds.
 
     Attributes:
-        points_per_mesh: Points drawn from the surface of a mesh. A raw cloud with more points is
-            thinned to as many, one with fewer is kept whole.
-        resample: Clouds made of every mesh, each from points of its own.
-        normalize: ``"box"`` moves the centre of mass of a cloud to the origin and scales it to the
-            box [-1, 1], ``"ball"`` to the unit ball, ``"none"`` leaves it as it is.
-        estimate_normals: Whether a raw cloud without normals gets estimated ones.
-        seed: Seed of the points. Those of one mesh depend on it and on the mesh's name alone.
+        points_per_mesh: Number of points sampled from the surface of a mesh. A raw cloud with more
+            points is subsampled to as many; one with fewer is kept whole.
+        resample: Number of clouds per mesh, each with points of its own.
+        normalize: `"box"` moves the centre of mass of a cloud to the origin and scales it to
+            [-1, 1], `"ball"` to the unit ball; `"none"` keeps the coordinates.
+        estimate_normals: If True, normals of raw clouds without normals are estimated with open3d.
+        seed: Seed of the points, together with the name of the mesh.
     """
 
     points_per_mesh: int = 2048
@@ -36,7 +36,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Checks every field."""
+        """Check the settings."""
         for name in ("points_per_mesh", "resample"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, got {getattr(self, name)}")
@@ -49,16 +49,16 @@ class Sampling:
             raise ValueError(f"Expected `seed` to be at least 0, got {self.seed}")
 
     def clouds(self, geometry: Geometry, name: str) -> list[np.ndarray]:
-        """Makes the clouds of one mesh or raw cloud.
+        """Sample the clouds of one mesh or raw cloud.
 
         Args:
             geometry: The mesh or raw cloud.
-            name: Its name within the data set; the seeds of its points are derived from it.
+            name: Name within the data set, from which the seeds of the points are derived.
 
         Returns:
-            `resample` clouds of shape `[N, 6]`, positions then normals, or `[N, 3]` if normals are
-            neither known nor to be estimated. They are float32, but for `normalize="none"`, which
-            keeps coordinates in double precision exactly.
+            `resample` clouds of shape `[N, 6]`, positions and normals, or `[N, 3]` if there are no
+            normals. They are float32, or float64 if `normalize="none"` and the type of the
+            coordinates does not fit into float32.
 
         Raises:
             ValueError: If a coordinate is not finite, if there are no points, or if a mesh has no

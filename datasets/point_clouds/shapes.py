@@ -1,4 +1,4 @@
-"""The embedded data set: meshes made on the spot, for demonstrations without a download."""
+"""Data set of procedural meshes, for demonstrations without a download."""
 
 from functools import partial
 from pathlib import Path
@@ -28,22 +28,21 @@ SHAPES_CLASSES = (
     "stairs",
     "table",
 )
-# Raised whenever the same seed would give other meshes.
+# Incremented whenever the same seed gives different meshes.
 _VERSION = 1
 
 
 class Shapes(SampledDataset):
-    """Fourteen classes of simple solids and furniture, each deformed and turned at random.
+    """Fourteen classes of simple solids and furniture, randomly deformed and rotated.
 
-    A mesh gets random proportions, a random taper, twist and bend, a random size, any heading and a
-    tilt of up to 15 degrees. Then it goes the way of every mesh of ModelNet.
+    Meshes have random proportions, taper, twist, bend and size, any heading, and a tilt of up to 15
+    degrees. They are sampled like the meshes of ModelNet.
 
     Args:
         root: Folder for the cache.
-        train_per_class: Training meshes per class.
-        test_per_class: Test meshes per class.
-        **options: See :class:`~ccnn_geo.datasets.SampledDataset`. The ``seed`` is also that of the
-            meshes.
+        train_per_class: Number of training meshes per class.
+        test_per_class: Number of test meshes per class.
+        **options: See `SampledDataset`. The `seed` also determines the meshes.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -70,7 +69,7 @@ class Shapes(SampledDataset):
 def list_shapes(
     root: Path, *, seed: int = 0, train_per_class: int = 64, test_per_class: int = 16
 ) -> Listing:
-    """Lists the meshes of :class:`Shapes`, none of which is made yet."""
+    """List the meshes of `Shapes`, which are generated on demand."""
     if train_per_class < 1 or test_per_class < 0 or seed < 0:
         raise ValueError(
             "Expected `train_per_class` >= 1, `test_per_class` >= 0 and `seed` >= 0, "
@@ -94,21 +93,21 @@ def list_shapes(
 
 
 def make_shape(name: str, *, seed: int | tuple[int, ...]) -> Geometry:
-    """Makes one deformed and turned mesh.
+    """Generate one mesh, randomly deformed and rotated.
 
     Args:
-        name: Its class, one of ``SHAPES_CLASSES``.
-        seed: Seed of its proportions, deformation and pose.
+        name: The class, one of `SHAPES_CLASSES`.
+        seed: Seed of proportions, deformation and pose.
 
     Returns:
         The mesh, in a random length unit.
 
     Raises:
-        ValueError: If there is no such class.
+        ValueError: If the class is unknown.
     """
     if name not in SHAPES_CLASSES:
         raise ValueError(f"Expected one of {', '.join(SHAPES_CLASSES)}, got {name!r}")
-    from .solids import MAKERS  # takes trimesh, which reading clouds does not
+    from .solids import MAKERS  # needs trimesh, unlike reading clouds
 
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     mesh = MAKERS[name](generator)
@@ -117,7 +116,7 @@ def make_shape(name: str, *, seed: int | tuple[int, ...]) -> Geometry:
 
 
 def _deform(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Stretches a mesh along the axes, then tapers, twists and bends it a little."""
+    """Randomly stretch a mesh along the axes, taper, twist and bend it."""
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     vertices = (vertices - (low + high) / 2) / (high - low).max() * 2
     x, y, z = (vertices * generator.uniform(0.8, 1.25, size=3)).T
@@ -130,7 +129,7 @@ def _deform(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _turn(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Turns a mesh to any heading, tilts it by up to 15 degrees, scales and moves it."""
+    """Randomly rotate a mesh about the vertical, tilt it by up to 15 degrees, scale and move it."""
     heading = _rotation(generator.uniform(0, 2 * np.pi), axis=2)
     tilt = _rotation(generator.uniform(-1, 1) * np.pi / 12, axis=0)
     size, shift = generator.uniform(0.5, 2.0), generator.uniform(-1, 1, size=3)

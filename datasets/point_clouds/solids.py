@@ -1,4 +1,4 @@
-"""The solids and the furniture of the embedded data set, each with random proportions."""
+"""Solids and furniture with random proportions, the classes of `Shapes`."""
 
 from collections.abc import Callable
 
@@ -129,7 +129,14 @@ def _tabletop_and_legs(
 
 
 def _tube(centres: np.ndarray, radius: float, *, across: int, sections: int = 12) -> Trimesh:
-    """Sweeps a circle along a curve `[N, 3]` that never runs along an axis; its ends stay open."""
+    """Sweep a circle along a curve; the ends stay open.
+
+    Args:
+        centres: Points of the curve, `[N, 3]`.
+        radius: Radius of the circle.
+        across: An axis to which the curve is never parallel.
+        sections: Number of corners of the circle.
+    """
     tangents = np.gradient(centres, axis=0)
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     first = np.cross(tangents, np.eye(3)[across])

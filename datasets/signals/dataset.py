@@ -1,7 +1,7 @@
-"""Signals on grids, sequences, images or volumes of one size: data set and LightningDataModule.
+"""Data set and LightningDataModule of signals on grids: sequences, images or volumes of one size.
 
-A data set of signals of its own is a subclass of :class:`SignalDataModule` with a ``read`` that
-returns arrays, and if need be a ``transform``; the rest is here.
+A new data set is a subclass of `SignalDataModule` that implements `read`, which returns arrays, and
+optionally `transform`.
 """
 
 from abc import abstractmethod
@@ -26,13 +26,13 @@ Transform = Callable[[Data], Data]
 
 @dataclass(frozen=True, eq=False)
 class Signals:
-    """Signals on grids of one size, each of a class, as compact as they come.
+    """Labelled signals on grids of one size, in the type in which they are stored.
 
     Attributes:
-        x: The signals, `[M, C, *S]`, of any type of numbers.
-        y: The class of each, whole numbers from 0, `[M]`.
-        length: Where sequences are padded, how many of their steps count, `[M]`.
-        scale: What a network sees is `x` times this, as float32.
+        x: Signals, `[M, C, *S]`, of any type of numbers.
+        y: Class indices, `[M]`.
+        length: Lengths of padded sequences, `[M]`, or None.
+        scale: Factor by which samples are multiplied after the conversion to float32.
     """
 
     x: np.ndarray
@@ -41,7 +41,7 @@ class Signals:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        """Checks that there is a class, and a length, for every signal."""
+        """Check types and shapes."""
         if self.x.ndim < 3 or self.x.dtype.kind not in "fiu":
             raise ValueError(
                 f"Expected numbers `x` of shape [M, C, *S], got {self.x.dtype} of shape "
@@ -57,16 +57,16 @@ class Signals:
                 )
 
     def __len__(self) -> int:
-        """Returns the number of signals."""
+        """Return the number of signals."""
         return len(self.x)
 
     def select(self, indices: np.ndarray) -> "Signals":
-        """Returns some of them."""
+        """Return the signals at the given indices."""
         length = None if self.length is None else self.length[indices]
         return Signals(self.x[indices], self.y[indices], length, self.scale)
 
     def sample(self, index: int) -> Data:
-        """Returns one of them as what a loader stacks to batches."""
+        """Return one signal, `x [1, C, *S]` and `y [1]`, for padded sequences with `length [1]`."""
         x = torch.from_numpy(self.x[index : index + 1].astype(np.float32))
         data = Data(x=x.mul_(self.scale), y=_number(self.y[index]))
         if self.length is not None:
@@ -81,23 +81,22 @@ def _number(value: np.integer) -> Tensor:
 class SignalDataset(Dataset[Data]):
     """Signals in memory.
 
-    What a transform draws from torch's global generator depends, for evaluation signals, on seed
-    and index, and for ``dataset[epoch, index]`` of training signals on the epoch too, see
-    :class:`~ccnn_geo.datasets.PointCloudDataset`.
+    Random transforms are determined by seed and index for evaluation signals, and by seed, epoch
+    and index for `dataset[epoch, index]` of training signals, see `PointCloudDataset`.
 
     Args:
         signals: The signals.
         classes: Names of the classes; a label is an index into them.
-        train: Whether accesses differ from each other.
-        seed: Seed of what the transform draws.
+        train: If True, each access draws another random transform.
+        seed: Seed of the transform.
         transform: Applied at each access.
 
     Shapes:
-        - ``dataset[index]`` has ``x`` :math:`[1, C, *S]`, ``y`` :math:`[1]` and, where sequences
-          are padded, ``length`` :math:`[1]`; or what the transform makes of them
+        - `dataset[index]` has `x` :math:`[1, C, *S]`, `y` :math:`[1]` and, if sequences are
+          padded, `length` :math:`[1]`, before the transform is applied
 
     Raises:
-        ValueError: If a label is not that of a class.
+        ValueError: If a label is out of range.
     """
 
     def __init__(
@@ -121,11 +120,11 @@ class SignalDataset(Dataset[Data]):
         self.transform = transform
 
     def __len__(self) -> int:
-        """Returns the number of signals."""
+        """Return the number of signals."""
         return len(self.signals)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Data:
-        """Returns one signal, by its index or by epoch and index."""
+        """Return one signal by its index, or by epoch and index."""
         return draw_sample(self._draw, key, len(self), train=self.train, seed=self.seed)
 
     def _draw(self, index: int) -> Data:
@@ -133,42 +132,40 @@ class SignalDataset(Dataset[Data]):
         return data if self.transform is None else self.transform(data)
 
     def __repr__(self) -> str:
-        """Says how many signals of how many classes there are."""
+        """Say how many signals of how many classes there are."""
         return f"{type(self).__name__}({len(self)}, num_classes={len(self.classes)})"
 
 
 class SignalDataModule(ClassificationDataModule[SignalDataset]):
-    """Training, validation and test signals, as batches that a `CCNNClassifier` takes.
+    """Training, validation and test signals, as batches for `CCNNClassifier`.
 
-    Validation is a stratified part of the training split; the test split is left for the end. The
-    order of the training signals, and their augmentation, depend on `seed` and on the number of the
-    epoch alone.
+    The validation split is a stratified part of the training split. The order and the augmentation
+    of the training signals depend only on `seed` and the epoch.
 
-    A batch of B signals has `x [B, C, *S]` and `y [B]`, and where there are any `length [B]`, how
-    many steps of a padded sequence count, `mask [B, *S]`, which cells do, and `spacing [B]` or
-    `[B, D]`, the step of the grid in units of that of the training grids: 2 for every second
-    sample. What a transform makes a cloud of has `x [N, C]`, `pos [N, D]` and `batch [N]` instead,
-    with positions in units of the training grids' step.
+    A batch of B signals has `x [B, C, *S]` and `y [B]`, and optionally `length [B]`, the lengths of
+    padded sequences, `mask [B, *S]`, True for occupied cells, and `spacing [B]` or `[B, D]`, the
+    step of the grid relative to the training grids, for example 2 for every second sample.
+    Transforms to clouds give `x [N, C]`, `pos [N, D]` and `batch [N]` instead, with positions in
+    steps of the training grids.
 
-    A subclass says in ``read`` what the signals are and in ``transform`` what a network sees of
-    them, and has an argument ``name``. After ``setup``, ``num_features``, ``num_classes``,
-    ``class_names``, ``split_sizes``, ``dim`` and ``size`` say what there is, and ``train_dataset``,
-    ``val_dataset`` and ``test_dataset`` hold it.
+    Subclasses implement `read` and `transform`, and have an argument `name`. After `setup`, the
+    data sets are `train_dataset`, `val_dataset` and `test_dataset`, described by `num_features`,
+    `num_classes`, `class_names`, `split_sizes`, `dim` and `size`.
 
     Args:
-        root: Where the data come from.
-        batch_size: Signals per batch and process.
-        num_workers: Processes that prepare batches; with 0 they are prepared where they are used,
-            which is fast enough for signals in memory.
-        seed: Seed of the order of the signals and of their augmentation.
-        split_seed: Seed of the validation split and of the subset of the training signals.
-        val_fraction: Share of the training split held out for validation; 0 for none.
-        train_size: Number of training signals to use, chosen with every class keeping its share;
-            all by default. The validation split stays the same.
+        root: Folder or file of the data.
+        batch_size: Number of signals per batch and process.
+        num_workers: Number of worker processes of a loader; 0 loads in the main process, which is
+            fast enough for signals in memory.
+        seed: Seed of the order of the signals and their augmentation.
+        split_seed: Seed of the validation split and the subset of the training signals.
+        val_fraction: Fraction of the training split held out for validation.
+        train_size: Number of training signals to use, as a stratified subset; all by default. The
+            validation split stays the same.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken.
-        OSError: If the data are not there.
+        OSError: If the data are missing.
     """
 
     def __init__(
@@ -189,22 +186,22 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
 
     @abstractmethod
     def read(self) -> tuple[Signals, Signals, Sequence[str]]:
-        """Reads, or fetches, training signals, test signals and the names of the classes."""
+        """Return training signals, test signals and class names; download them if necessary."""
 
     def transform(self, split: Split) -> Transform | None:
-        """Returns what is done to a signal at each access; to one of `train`, augmentation too.
+        """Return the transform that is applied at each access.
 
         Args:
-            split: `"train"`; or `"test"`, which is also what validation signals get.
+            split: `"train"`, with augmentation, or `"test"`, also used for validation.
         """
         return None
 
     def prepare_data(self) -> None:
-        """Fetches the data; Lightning calls it in one process."""
+        """Download the data; Lightning calls this in one process."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Splits the data; every stage gets all the splits."""
+        """Split the data; all splits are set up for every `stage`."""
         if self._datasets:
             return
         train, test, classes = self.read()
@@ -225,12 +222,12 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Cells of the training grids along every axis, S, in whose steps clouds have positions."""
+        """Number of cells of the training grids along each axis, S."""
         return self.train_dataset.signals.x.shape[2:]
 
     @property
     def dim(self) -> int:
-        """Number of axes of the grids, or of coordinates of the points, D."""
+        """Number of dimensions of the grids or clouds, D."""
         return self.train_dataset.signals.x.ndim - 2
 
     def _split(

@@ -1,8 +1,8 @@
-"""Handwritten digits: MNIST from its official files or as arrays, and smaller ones that are here.
+"""Handwritten digits: MNIST, and smaller digits that come with the package.
 
-The data set that needs no file is that of ``digits/README.md`` beside this module: 1,797 digits of
-8 x 8 pixels from *Optical Recognition of Handwritten Digits* (E. Alpaydin and C. Kaynak, UCI
-Machine Learning Repository, CC BY 4.0), as scikit-learn distributes them.
+The latter are 1,797 digits of 8 x 8 pixels from *Optical Recognition of Handwritten Digits*
+(E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0), as scikit-learn distributes
+them; see `digits/README.md` beside this module.
 """
 
 import gzip
@@ -56,38 +56,38 @@ _UNSIGNED_BYTES = 8
 
 
 class MNISTDataModule(SignalDataModule):
-    """Handwritten digits as images, as clouds of lit pixels, or as sequences of pixels.
+    """Handwritten digits as images, as clouds of nonzero pixels, or as sequences of pixels.
 
-    Brightness is from 0 to 1. See :class:`~ccnn_geo.datasets.SignalDataModule` for batches and
-    attributes. The forms of a digit of H x W pixels are
+    Brightness is from 0 to 1. See `SignalDataModule` for batches and attributes. The forms of a
+    digit of H x W pixels are
 
-    - ``image``: `x [1, H, W]`;
-    - ``masked``: the same with a `mask [H, W]` of the lit pixels, the others being empty cells;
-    - ``cloud``: the lit pixels as points, `x [N, 1]` their brightness and `pos [N, 2]` row and
-      column; to a network for ``masked`` they are the same;
-    - ``sequential``: pixel by pixel along the rows, `x [1, H * W]` (sMNIST);
-    - ``permuted``: the same in a random order that all digits share (pMNIST).
+    - `image`: `x [1, H, W]`;
+    - `masked`: an image and a `mask [H, W]` of the nonzero pixels, the others being empty cells;
+    - `cloud`: the nonzero pixels as points, with brightness `x [N, 1]` and row and column
+      `pos [N, 2]`; a network for `masked` gives the same output;
+    - `sequential`: the pixels row by row, `x [1, H * W]` (sMNIST);
+    - `permuted`: the pixels in a random order that all digits share (pMNIST).
 
     Args:
-        name: ``mnist`` or ``digits``, which are 8 x 8 pixels and need no file.
-        root: Of ``mnist``: the folder of the four official files, compressed or not, which are
-            downloaded to it if need be; or an ``.npz`` file of ``train_x [M, H, W]`` and
-            ``test_x``, uint8, ``train_y [M]`` and ``test_y``. By default the folder ``data/mnist``.
-        form: The form in which a network sees them.
-        batch_size: Digits per batch and process.
-        num_workers: Processes that prepare batches.
-        seed: Seed of the order of the digits and of their shifts.
-        split_seed: Seed of the validation split and of the subset of the training digits.
-        permutation_seed: Seed of the order of ``permuted`` pixels.
-        val_fraction: Share of the training split held out for validation; 0 for none.
+        name: `mnist`, or `digits`, which are 8 x 8 pixels and need no file.
+        root: For `mnist`, the folder of the four official files, compressed or not, which are
+            downloaded to it if necessary; or an `.npz` file of `train_x [M, H, W]` and `test_x`,
+            uint8, and `train_y [M]` and `test_y`. By default the folder `data/mnist`.
+        form: Form of the input of a network.
+        batch_size: Number of digits per batch and process.
+        num_workers: Number of worker processes of a loader.
+        seed: Seed of the order of the digits and their shifts.
+        split_seed: Seed of the validation split and the subset of the training digits.
+        permutation_seed: Seed of the order of `permuted` pixels.
+        val_fraction: Fraction of the training split held out for validation.
         train_size: Number of training digits to use; all by default.
-        max_shift: Training digits are moved by up to so many pixels along each axis, at random.
-        download: Whether the official files are downloaded if they are not there.
+        max_shift: Largest random shift of training digits along each axis, in pixels.
+        download: If True, the official files are downloaded if they are missing.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken; the message names it.
-        OSError: If the files are not there and cannot be downloaded; the message says what to put
-            where by hand.
+        OSError: If the files are missing and cannot be downloaded; the message describes the manual
+            download.
     """
 
     def __init__(
@@ -126,13 +126,13 @@ class MNISTDataModule(SignalDataModule):
         self.download = download
 
     def read(self) -> tuple[Signals, Signals, Sequence[str]]:
-        """Reads, or fetches, the digits."""
+        """Return the digits; download them if necessary."""
         if self.name == "digits":
             return *read_digits(), _CLASSES
         return *read_mnist(self.root, fetch=self.download), _CLASSES
 
     def transform(self, split: Split) -> BaseTransform:
-        """Returns what makes the form of an image, and moves those of the training split."""
+        """Return the transform from an image to the form, with random shifts for training."""
         shift = [RandomShift(self.max_shift)] if split == "train" and self.max_shift else []
         forms: dict[DigitsForm, list[BaseTransform]] = {
             "image": [],
@@ -145,13 +145,13 @@ class MNISTDataModule(SignalDataModule):
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Rows and columns of an image, or length of a sequence."""
+        """Height and width of an image, or length of a sequence."""
         image = super().size
         return (math.prod(image),) if self._is_sequence else image
 
     @property
     def dim(self) -> int:
-        """Two for images and clouds, one for sequences."""
+        """Number of dimensions: 2 for images and clouds, 1 for sequences."""
         return 1 if self._is_sequence else super().dim
 
     @property
@@ -160,21 +160,21 @@ class MNISTDataModule(SignalDataModule):
 
 
 def read_digits() -> tuple[Signals, Signals]:
-    """Reads the embedded digits: 1,437 for training and 360 for testing, `[M, 1, 8, 8]`."""
+    """Return the digits of the package: 1,437 for training and 360 for testing, `[M, 1, 8, 8]`."""
     arrays = read_npz(_EMBEDDED, _ARRAYS)
     return _signals(_EMBEDDED, arrays, "train", 16), _signals(_EMBEDDED, arrays, "test", 16)
 
 
 def read_mnist(root: Path, *, fetch: bool = True) -> tuple[Signals, Signals]:
-    """Reads the training and the test split of MNIST, `[M, 1, H, W]`.
+    """Read the training and the test split of MNIST, `[M, 1, H, W]`.
 
     Args:
-        root: Folder of the official files, or an ``.npz`` file, see :class:`MNISTDataModule`.
-        fetch: Whether to download the files that are not in the folder.
+        root: Folder of the official files, or an `.npz` file, see `MNISTDataModule`.
+        fetch: If True, missing files are downloaded to the folder.
 
     Raises:
         ValueError: If a file is broken; the message names it.
-        OSError: If a file is not there and cannot be downloaded.
+        OSError: If a file is missing and cannot be downloaded.
     """
     if root.suffix == ".npz":
         arrays = read_npz(root, _ARRAYS)
@@ -187,10 +187,10 @@ def read_mnist(root: Path, *, fetch: bool = True) -> tuple[Signals, Signals]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads an array of unsigned bytes from a file in MNIST's idx format, compressed or not.
+    """Read an array of unsigned bytes from a file in MNIST's idx format, compressed or not.
 
     Raises:
-        ValueError: If the file is broken, cut short or of another kind.
+        ValueError: If the file is broken, cut short or not of this format.
         OSError: If it cannot be read.
     """
     content = path.read_bytes()
@@ -199,7 +199,7 @@ def read_idx(path: Path) -> np.ndarray:
             content = gzip.decompress(content)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
-                f"{path}: expected a sound gzip file ({error}); delete it and get it again"
+                f"{path}: expected a valid gzip file ({error}); delete it and download it again"
             ) from error
     if len(content) < 4 or content[:3] != bytes([0, 0, _UNSIGNED_BYTES]):
         raise ValueError(
@@ -219,7 +219,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _find(root: Path, name: str, fetch: bool) -> Path:
-    """Returns one of the official files, compressed or not; fetches it if it is not there."""
+    """Return one of the official files, compressed or not; download it if it is missing."""
     path = root / name
     for there in (path, path.with_suffix("")):
         if there.is_file():

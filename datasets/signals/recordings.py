@@ -1,4 +1,4 @@
-"""The recordings of the Free Spoken Digit Dataset, from whichever form of them there is."""
+"""Recordings of the Free Spoken Digit Dataset, as arrays or as .wav files."""
 
 import re
 import struct
@@ -21,7 +21,7 @@ __all__ = ["SAMPLE_RATE", "Recordings", "find_recordings", "read_wav"]
 
 SAMPLE_RATE = 8000
 DIGITS = 10
-# Of every digit and speaker, the recordings with these numbers are the test split.
+# Numbers of the recordings of every digit and speaker that form the test split.
 _TEST_NUMBERS = range(5)
 _WAV_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<number>\d+)\.(?i:wav)")
 _ARCHIVE = "free-spoken-digit-dataset-1.0.10.zip"
@@ -38,8 +38,8 @@ class Recordings:
     """Recordings of one split.
 
     Attributes:
-        samples: The samples of each, int16 at 8 kHz, `[N]`.
-        labels: The digit of each, `[M]`.
+        samples: Samples of each recording, int16 at 8 kHz, `[N]`.
+        labels: Digits, `[M]`.
     """
 
     samples: list[np.ndarray]
@@ -47,29 +47,29 @@ class Recordings:
 
 
 def find_recordings(root: Path, *, fetch: bool = True) -> tuple[Recordings, Recordings]:
-    """Reads the recordings of the training and the test split.
+    """Read the recordings of the training and the test split.
 
-    They are taken from the first of these that there is:
+    The first of these sources that exists is used:
 
-    1. the arrays ``fsdd_train.npz`` and ``fsdd_test.npz`` in ``root``. Recording i is
-       ``samples[offsets[i]:offsets[i + 1]]``, int16, and ``label[i]`` says which digit it is,
-       ``speaker[i]``, if it is there, who speaks;
-    2. files ``<digit>_<speaker>_<number>.wav`` in ``root``, in its folder ``recordings`` or in that
-       of an extracted archive. Numbers 0 to 4 are the test split, as the data set's authors say;
-    3. the archive of release 1.0.10 in ``root``, which is extracted there;
-    4. the same from its official host, which is put there.
+    1. the arrays `fsdd_train.npz` and `fsdd_test.npz` in `root`, where recording i has the samples
+       `samples[offsets[i]:offsets[i + 1]]`, int16, the digit `label[i]` and optionally the speaker
+       `speaker[i]`;
+    2. files `<digit>_<speaker>_<number>.wav` in `root`, in its folder `recordings` or in the folder
+       `recordings` of an extracted archive; numbers 0 to 4 are the official test split;
+    3. the archive of release 1.0.10 in `root`, which is extracted there;
+    4. the same archive from its official host, which is downloaded to `root`.
 
     Args:
         root: The folder.
-        fetch: Whether to download the archive if there is nothing.
+        fetch: If True, the archive is downloaded if nothing is found.
 
     Returns:
         The training and the test split.
 
     Raises:
         ValueError: If a file is broken, or a split is empty; the message names it.
-        OSError: If the data set is not there and cannot be downloaded; the message says what to put
-            where by hand.
+        OSError: If the data set is missing and cannot be downloaded; the message describes the
+            manual download.
     """
     paths = [root / f"fsdd_{split}.npz" for split in ("train", "test")]
     if paths[0].is_file():
@@ -90,26 +90,25 @@ def find_recordings(root: Path, *, fetch: bool = True) -> tuple[Recordings, Reco
 
 
 def read_wav(path: Path) -> np.ndarray:
-    """Reads a recording, by soundfile where it is installed, otherwise by SciPy.
+    """Read a recording, with soundfile if it is installed and with SciPy otherwise.
 
     Args:
         path: A .wav file of one channel of 16-bit samples at 8 kHz.
 
     Returns:
-        Its samples, int16, `[N]`.
+        The samples, int16, `[N]`.
 
     Raises:
-        ValueError: If the file is empty, cut short or broken, or holds anything else; the message
-            names it.
+        ValueError: If the file is empty, cut short, broken or of another format; the message names
+            it.
         OSError: If it cannot be read.
     """
     _check_complete(path)
     try:
         rate, samples = _decode(path)
-    # Decoders raise whatever a broken header leads them to.
-    except Exception as error:
+    except Exception as error:  # broken files lead to exceptions of any type
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: expected a sound .wav file ({reason})") from error
+        raise ValueError(f"{path}: expected a valid .wav file ({reason})") from error
     if rate != SAMPLE_RATE or samples.dtype != np.int16 or samples.shape[1] != 1:
         raise ValueError(
             f"{path}: expected int16 of one channel at {SAMPLE_RATE} Hz, got {samples.dtype} of "
@@ -121,7 +120,7 @@ def read_wav(path: Path) -> np.ndarray:
 
 
 def _check_complete(path: Path) -> None:
-    """Compares the size of a file with what its header says; decoders return what there is."""
+    """Compare the size of a file with its header; decoders accept incomplete files."""
     with open(path, "rb") as file:
         header = file.read(12)
     if header[:4] != b"RIFF" or header[8:] != b"WAVE":
@@ -137,15 +136,15 @@ def _decode(path: Path) -> tuple[int, np.ndarray]:
     """Return the sample rate and the samples, `[N, channels]`."""
     soundfile = _soundfile()
     if soundfile is not None:
-        # Opened here, because it encodes paths in UTF-8, which not every name is.
+        # soundfile accepts only paths in UTF-8.
         with open(path, "rb") as file:
-            # It would convert anything to int16.
+            # With "int16", it would convert samples of any type.
             kind = "int16" if soundfile.info(file).subtype == "PCM_16" else "float64"
             file.seek(0)
             samples, rate = soundfile.read(file, dtype=kind, always_2d=True)
         return rate, samples
     with warnings.catch_warnings():
-        # Comments and the like, which are of no use here.
+        # Comments and other metadata are ignored.
         warnings.filterwarnings("ignore", "Chunk .* not understood", wavfile.WavFileWarning)
         warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
         rate, samples = wavfile.read(path)
@@ -154,7 +153,7 @@ def _decode(path: Path) -> tuple[int, np.ndarray]:
 
 @cache
 def _soundfile() -> Any:
-    """Returns the module where it is installed, and with it the library that it needs."""
+    """Return the module, or None if it, or the library that it needs, is not installed."""
     try:
         return import_module("soundfile")
     except (ImportError, OSError):
@@ -162,7 +161,7 @@ def _soundfile() -> Any:
 
 
 def _wavs(folder: Path) -> list[Path]:
-    """Return the recordings of a folder; hidden files, such as macOS's `._*.wav`, are none."""
+    """Return the .wav files of a folder, without hidden files such as `._*.wav` of macOS."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -173,7 +172,7 @@ def _wavs(folder: Path) -> list[Path]:
 
 
 def _read_folder(folder: Path) -> tuple[Recordings, Recordings]:
-    """Reads all .wav files of a folder, in the order of digit, speaker and number."""
+    """Read all .wav files of a folder, sorted by digit, speaker and number."""
     named = []
     for path in _wavs(folder):
         match = _WAV_NAME.fullmatch(path.name)
@@ -193,7 +192,7 @@ def _read_folder(folder: Path) -> tuple[Recordings, Recordings]:
 
 
 def _read_arrays(path: Path) -> Recordings:
-    """Reads the recordings of one .npz file, which is never unpickled."""
+    """Read the recordings of one .npz file, without unpickling anything."""
     required = ("samples", "offsets", "label")
     arrays = read_npz(path, (*required, "speaker"))
     missing = [f"`{name}`" for name in required if name not in arrays]

@@ -1,4 +1,4 @@
-"""Spoken digits as raw audio, and the LightningDataModule over them."""
+"""LightningDataModule of spoken digits as raw audio."""
 
 import math
 from collections.abc import Sequence
@@ -22,44 +22,44 @@ DataName = Literal["spoken_digits", "digits"]
 
 
 class SpokenDigitsDataModule(SignalDataModule):
-    """The Free Spoken Digit Dataset: digits that people speak, as sequences of samples.
+    """The Free Spoken Digit Dataset, as sequences of audio samples.
 
-    Every recording is cropped or padded with silence to a second, 8,000 samples, which are float32
-    in [-1, 1], `x [1, 1, 8000]`.
+    Every recording is cropped, or padded with zeros, to one second: `x [1, 1, 8000]`, float32 in
+    [-1, 1].
 
-    A test recording may be sampled more coarsely than those of the training, which a network is
-    told by `spacing`. Taking every second sample is all that is done, as in the paper: what lies
-    above half of the new rate is not filtered out, and folds back.
+    Test recordings can be subsampled more coarsely than training recordings; `spacing` then gives
+    their step. As in the paper, there is no low-pass filter before subsampling, so that frequencies
+    above half of the new rate are aliased.
 
-    See :class:`~ccnn_geo.datasets.SignalDataModule` for what there is after ``setup``, and
-    `find_recordings` for where the recordings are looked for. They are under CC BY-SA 4.0,
-    https://github.com/Jakobovski/free-spoken-digit-dataset.
+    See `SignalDataModule` for the attributes after `setup`, and `find_recordings` for the sources.
+    The recordings are under CC BY-SA 4.0, https://github.com/Jakobovski/free-spoken-digit-dataset.
 
     Args:
-        name: Data set: `spoken_digits`, or `digits`, small images of handwritten digits that come
-            with the package, read row by row. They need no file, and make sure that everything
-            runs; they are no stand-in for audio: a pixel says little about the next but one.
-        root: Folder of the data set, which is downloaded to it if need be. By default
+        name: Data set: `spoken_digits`, or `digits`, the 8 x 8 handwritten digits of the package
+            as sequences of pixels. They need no file and serve for tests, but are no substitute for
+            audio, because subsampling destroys them.
+        root: Folder of the data set, to which it is downloaded if necessary. By default
             `data/spoken_digits`.
-        duration: Seconds of a recording that are kept.
-        keep_lengths: Whether a network is told where a shorter recording ends, by `length [1]`, and
-            leaves the padding out.
-        normalize: Whether every recording is made as loud as it can be, its loudest sample -1 or 1.
-        subsample: Which samples of test recordings are kept: every one, every second, and so on.
-        train_subsample: The same for training and validation recordings.
-        rescale: Whether a network is told of a difference between the two. Without, it takes a test
-            recording for one that is `subsample / train_subsample` times as short.
-        batch_size: Recordings per batch and process.
-        num_workers: Processes that prepare batches; recordings are in memory and need none.
+        duration: Length of the cropped or padded recordings in seconds.
+        keep_lengths: If True, `length [1]` gives the unpadded length, and networks ignore the
+            padding.
+        normalize: If True, every recording is scaled to a peak of 1.
+        subsample: Step between the samples of test recordings that are kept.
+        train_subsample: Step between the samples of training and validation recordings that are
+            kept.
+        rescale: If True, `spacing` gives the step of test recordings relative to training. If
+            False, networks process them as if they were shorter by `subsample / train_subsample`.
+        batch_size: Number of recordings per batch and process.
+        num_workers: Number of worker processes of a loader.
         seed: Seed of the order of the recordings.
-        split_seed: Seed of the validation split and of the subset of the training recordings.
-        val_fraction: Share of the training split held out for validation; 0 for none.
+        split_seed: Seed of the validation split and the subset of the training recordings.
+        val_fraction: Fraction of the training split held out for validation.
         train_size: Number of training recordings to use, see `SignalDataModule`.
-        download: Whether to download the recordings if they are not there.
+        download: If True, the recordings are downloaded if they are missing.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken.
-        OSError: If the recordings are not there.
+        OSError: If the recordings are missing.
     """
 
     def __init__(
@@ -106,18 +106,18 @@ class SpokenDigitsDataModule(SignalDataModule):
         self.download = download
 
     def read(self) -> tuple[Signals, Signals, Sequence[str]]:
-        """Reads, or fetches, the recordings, and keeps the samples asked for."""
+        """Return the subsampled recordings; download them if necessary."""
         train, test = self._read()
         classes = [str(digit) for digit in range(10)]
         return every(train, self.train_subsample), every(test, self.subsample), classes
 
     def setup(self, stage: str | None = None) -> None:
-        """Splits the recordings; validation is sampled as training is."""
+        """Split the recordings; validation is subsampled like training."""
         super().setup(stage)
         self.val_dataset.transform = self.transform("train")
 
     def transform(self, split: Split) -> BaseTransform | None:
-        """Tells a network how far apart the samples of test recordings are."""
+        """Return the transform that sets the spacing of test recordings, if it is not 1."""
         if split == "train" or not self.rescale or self.subsample == self.train_subsample:
             return None
         return SetSpacing(self.subsample / self.train_subsample)
@@ -135,7 +135,7 @@ class SpokenDigitsDataModule(SignalDataModule):
 
 
 class SetSpacing(BaseTransform):
-    """Says how far apart the cells of a grid are, in units of those of the training grids.
+    """Sets the step of a grid relative to the training grids.
 
     Args:
         spacing: The step.
@@ -145,7 +145,7 @@ class SetSpacing(BaseTransform):
         self.spacing = spacing
 
     def forward(self, data: Data) -> Data:
-        """Adds `spacing [1]`."""
+        """Set `spacing [1]`."""
         data.spacing = torch.tensor([self.spacing])
         return data
 
@@ -153,13 +153,13 @@ class SetSpacing(BaseTransform):
 def pad(
     recordings: Recordings, size: int, *, keep_lengths: bool = False, normalize: bool = False
 ) -> Signals:
-    """Crops or pads recordings to one size.
+    """Crop or pad recordings to one size.
 
     Args:
         recordings: The recordings.
-        size: Samples of each.
-        keep_lengths: Whether to keep how many samples of each count.
-        normalize: Whether to scale each to a peak of 1. What is silent stays so.
+        size: Number of samples.
+        keep_lengths: If True, the result has the unpadded lengths.
+        normalize: If True, each recording is scaled to a peak of 1, unless it is silent.
 
     Returns:
         Signals in [-1, 1], `[M, 1, size]`.
@@ -180,13 +180,13 @@ def pad(
 
 
 def in_rows(images: Signals) -> Signals:
-    """Reads images row by row, as sequences of pixels."""
+    """Return images as sequences of pixels, row by row."""
     x = images.x.reshape(*images.x.shape[:2], -1)
     return Signals(x, images.y, scale=images.scale)
 
 
 def every(signals: Signals, step: int) -> Signals:
-    """Keeps every so many-th sample of sequences, from the first on."""
+    """Return sequences subsampled with the given step."""
     length = signals.length
     return Signals(
         signals.x[..., ::step],

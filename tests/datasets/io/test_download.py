@@ -221,7 +221,7 @@ class TestExtractZip:
         whole = make_zip(tmp_path / "a.zip", {"a/1.off": BOX, "b/2.off": BOX}).read_bytes()
         for length in range(0, len(whole), 7):
             (tmp_path / "a.zip").write_bytes(whole[:length])
-            with pytest.raises(ValueError, match="a.zip: expected a sound zip file .* it again"):
+            with pytest.raises(ValueError, match="a.zip: expected a valid zip file .* it again"):
                 extract_zip(tmp_path / "a.zip", tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
@@ -231,7 +231,7 @@ class TestExtractZip:
         content = bytearray(path.read_bytes())
         content[120] ^= 255
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="a.zip: expected a sound zip file"):
+        with pytest.raises(ValueError, match="a.zip: expected a valid zip file"):
             extract_zip(path, tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
@@ -305,7 +305,7 @@ class TestModelNetArchive:
     def test_is_named_where_it_is_broken(self, tmp_path):
         path = make_zip(tmp_path / "ModelNet10.zip", self.MEMBERS)
         path.write_bytes(path.read_bytes()[:-30])
-        with pytest.raises(ValueError, match="ModelNet10.zip: expected a sound zip file"):
+        with pytest.raises(ValueError, match="ModelNet10.zip: expected a valid zip file"):
             ModelNet(tmp_path, "10")
         assert not (tmp_path / "ModelNet10").exists()
 

@@ -95,9 +95,9 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("spoil", "message"),
         [
-            (lambda c: c[:-9], "expected a sound gzip file .*delete it and get it again"),
-            (lambda c: b"<html>" + c, "expected a sound gzip file"),
-            (lambda c: c[:20] + bytes([c[20] ^ 255]) + c[21:], "expected a sound gzip file"),
+            (lambda c: c[:-9], "expected a valid gzip file .*delete it and download it again"),
+            (lambda c: b"<html>" + c, "expected a valid gzip file"),
+            (lambda c: c[:20] + bytes([c[20] ^ 255]) + c[21:], "expected a valid gzip file"),
             (lambda c: gzip.compress(b""), "begins with 00 00 08, got nothing"),
             (lambda c: gzip.compress(b"\0\0\x0d\3" + bytes(20)), "got 00 00 0d"),
             (lambda c: gzip.compress(b"\0\0\x08\3" + bytes(5)), "16 bytes of header, got 9"),

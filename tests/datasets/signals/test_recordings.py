@@ -79,7 +79,7 @@ class TestWav:
     def test_refuses_a_broken_header(self, wav):
         content = wav.read_bytes()
         wav.write_bytes(content[:12] + b"x" * len(content[12:]))
-        with pytest.raises(ValueError, match="7_ann_12.wav: expected a sound .wav file"):
+        with pytest.raises(ValueError, match="7_ann_12.wav: expected a valid .wav file"):
             read_wav(wav)
 
     @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ class TestArchive:
         root.mkdir()
         content = archive.read_bytes()
         (root / "free-spoken-digit-dataset-1.0.10.zip").write_bytes(content[: len(content) // 2])
-        with pytest.raises(ValueError, match=r"1.0.10.zip: expected a sound zip file"):
+        with pytest.raises(ValueError, match=r"1.0.10.zip: expected a valid zip file"):
             find_recordings(root)
 
 
