@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ccnn_geo.nn.bandlimit import Bandlimit, grid_bandlimit, point_bandlimit
 from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
 from ccnn_geo.nn.checks import check_finite, check_points, check_signals
-from ccnn_geo.nn.conv import CKConvMP, Initialization
+from ccnn_geo.nn.conv import CKConvMP
 from ccnn_geo.nn.domains import AllPoints, Domain, Grid, Points, mask_from_lengths
 from ccnn_geo.nn.grid_arguments import training_grid
+from ccnn_geo.nn.kernel_convolution import Initialization
 from ccnn_geo.nn.kernels import KernelNetwork
 from ccnn_geo.nn.penalty import kernel_penalty
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear, reset_linear

@@ -1,9 +1,9 @@
-"""The offsets at which an initial kernel is normalised (paper, Sec. 4.1 and Fig. 6)."""
+"""The scale of initial kernels (paper, Sec. 4.1 and Fig. 6)."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ccnn_geo.ops import KernelSupport
 from ccnn_geo.ops.kernel_support import Features
@@ -51,3 +51,35 @@ def second_moment(support: KernelSupport, offsets: Tensor, features: Features) -
     if total is None:
         raise ValueError("Expected at least one offset, got none")
     return total
+
+
+@torch.no_grad()
+def cloud_moment(support: KernelSupport, features: Features, num_neighbors: int) -> Tensor:
+    """Return the second moment of windowed features in a typical cloud, `[H + 1, H + 1]`.
+
+    Args:
+        support: Support and window of the kernel.
+        features: The kernel network.
+        num_neighbors: Neighbours of every target.
+    """
+    offsets = typical_offsets(len(support.scale), num_neighbors).to(support.bounds.device)
+    targets = len(offsets) // num_neighbors
+    stretched = offsets * (2.0 if support.shift else 1.0)
+    return second_moment(support, stretched, features) / targets
+
+
+@torch.no_grad()
+def normalize_readout(layer: nn.Linear, moment: Tensor, outputs: int) -> None:
+    """Scale the readout of a kernel network so that the kernel's squared norm is 1 per output.
+
+    Args:
+        layer: The readout, with one row for every kernel value, those of an output together.
+        moment: Second moment of the windowed features, summed over the terms of an output.
+        outputs: Number of outputs.
+    """
+    rows = torch.cat([layer.weight, layer.bias.unsqueeze(-1)], -1).double()
+    squares = ((rows @ moment.double()) * rows).sum(-1)
+    totals = squares.view(outputs, -1).sum(-1, keepdim=True).expand(-1, len(rows) // outputs)
+    scale = torch.where(totals > 0, totals.rsqrt(), torch.ones_like(totals)).flatten()
+    layer.weight.mul_(scale.unsqueeze(-1).to(layer.weight))
+    layer.bias.mul_(scale.to(layer.bias))
