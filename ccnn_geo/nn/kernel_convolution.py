@@ -32,7 +32,7 @@ from ccnn_geo.ops.kernel_support import Features
 Initialization = Literal["exact", "paper"]
 
 
-class KernelConvolution(MessagePassing, SavedSettings):
+class KernelConvolution(SavedSettings, MessagePassing):
     """Base of `CKConvMP`: the parameters of a convolution, and its evaluation on every domain.
 
     Inputs have been checked. See `CKConvMP` for the arguments.

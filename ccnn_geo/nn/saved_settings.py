@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
+from typing import Any, cast
 
 
-class SavedSettings(nn.Module):
-    """Base of modules that keep settings in the metadata of their `state_dict`.
+class SavedSettings:
+    """Mixin for modules, before `nn.Module`, that keeps settings in the metadata of a `state_dict`.
 
     Loading weights into a module with other settings is an error, like loading weights of another
     size.
@@ -19,7 +17,7 @@ class SavedSettings(nn.Module):
         raise NotImplementedError
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+        cast(Any, super())._save_to_state_dict(destination, prefix, keep_vars)
         if hasattr(destination, "_metadata"):
             destination._metadata[prefix[:-1]].update(self.saved_settings())
 
@@ -42,6 +40,6 @@ class SavedSettings(nn.Module):
                     f"the state_dict, {value} in the model. Pass `dict(state_dict)`, which carries "
                     "no settings, to load the weights all the same."
                 )
-        super()._load_from_state_dict(
+        cast(Any, super())._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
