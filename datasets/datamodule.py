@@ -1,30 +1,20 @@
 """Base class of the LightningDataModules for clouds and signals."""
 
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import Sampler
-from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
+from .dataset import ClassificationDataset
 from .epochs import EpochSampler
 
-__all__ = ["ClassificationDataModule", "ClassifiedDataset", "check_choice"]
+__all__ = ["ClassificationDataModule", "check_choice"]
 
 
-class ClassifiedDataset(Protocol):
-    """Labelled samples, indexed by a number or by epoch and number."""
-
-    classes: list[str]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: int | tuple[int, int]) -> Data: ...
-
-
-T = TypeVar("T", bound=ClassifiedDataset)
+T = TypeVar("T", bound=ClassificationDataset)
 
 
 class ClassificationDataModule(pl.LightningDataModule, Generic[T]):

@@ -1,6 +1,6 @@
 """Samples and their order as functions of the seed and the epoch number."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Literal, cast
 
@@ -8,45 +8,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
-from torch_geometric.data import Data
 
-__all__ = ["EpochSampler", "Split", "draw_sample"]
+__all__ = ["EpochSampler", "Split", "seeded"]
 
 
 Split = Literal["train", "test"]
 
 
-def draw_sample(
-    draw: Callable[[int], Data], key: int | tuple[int, int], size: int, *, train: bool, seed: int
-) -> Data:
-    """Draw one sample of a data set with torch's global generator seeded by its key.
-
-    Args:
-        draw: Function from an index to a sample, which may use torch's global generator.
-        key: The index, or epoch and index.
-        size: Number of samples in the data set.
-        train: If True, the generator is seeded by epoch and index, or not at all if there is no
-            epoch. If False, it is seeded by the index.
-        seed: Seed of the data set.
-
-    Raises:
-        IndexError: If the index is out of range.
-    """
-    epoch, index = key if isinstance(key, tuple) else (None, key)
-    if not -size <= index < size:
-        raise IndexError(f"Expected an index of one of {size} samples, got {index}")
-    index %= size
-    if not train:
-        with _seeded(seed, index):
-            return draw(index)
-    if epoch is None:
-        return draw(index)
-    with _seeded(seed, index, epoch):
-        return draw(index)
-
-
 @contextmanager
-def _seeded(*key: int) -> Iterator[None]:
+def seeded(*key: int) -> Iterator[None]:
     """Seed torch's global CPU generator within the context, and restore its state afterwards.
 
     `torch.manual_seed` would also reset the generators of GPUs, which dropout uses.

@@ -2,7 +2,28 @@
 
 import numpy as np
 
-__all__ = ["stratified_holdout", "stratified_subset"]
+__all__ = ["stratified_holdout", "stratified_split", "stratified_subset"]
+
+
+def stratified_split(
+    labels: np.ndarray, *, val_fraction: float, train_size: int | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split samples into training and validation, see `stratified_holdout`.
+
+    Args:
+        labels: Class index of every sample, `[M]`.
+        val_fraction: Fraction to hold out for validation.
+        train_size: Number of training samples to use, see `stratified_subset`; all by default. The
+            validation split does not depend on it.
+        seed: Seed of both.
+
+    Returns:
+        The indices of training and of validation, each ascending.
+    """
+    train, val = stratified_holdout(labels, val_fraction, seed=seed)
+    if train_size is not None:
+        train = train[stratified_subset(labels[train], train_size, seed=seed)]
+    return train, val
 
 
 def stratified_holdout(

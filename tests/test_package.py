@@ -36,15 +36,16 @@ OPTIONAL = {
 
 # Imports only go down: each part of `ccnn_geo`, and the parts it may import besides itself.
 MAY_IMPORT = {
+    "extras": set(),
     "files": set(),
     "text": set(),
     "ops": {"files"},
     "pretrained.model": {"files"},
     "nn": {"ops", "pretrained.model"},
-    "transforms": {"ops"},
-    "visualization": {"files", "nn", "text", "transforms"},
+    "transforms": {"extras", "ops"},
+    "visualization": {"extras", "files", "nn", "text", "transforms"},
     "training": {"files", "nn", "visualization"},
-    "datasets": {"files", "ops", "transforms"},
+    "datasets": {"extras", "files", "ops", "transforms"},
     "pretrained": {"datasets", "nn", "ops", "pretrained.model", "transforms"},
     "commands": {
         "datasets",
@@ -199,6 +200,19 @@ def test_every_package_that_is_imported_is_a_declared_requirement():
     foreign = imported - sys.stdlib_module_names - {"ccnn_geo"} - COME_WITH_TORCH
     providers = importlib.metadata.packages_distributions()
     assert {canonicalize_name(providers.get(name, [name])[0]) for name in foreign} <= declared
+
+
+def test_optional_imports_name_an_extra_that_installs_them():
+    calls = [
+        (node.args[0].value.partition(".")[0], node.keywords[0].value.value)
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "import_extra"
+    ]
+    assert {module for module, _ in calls} >= {"matplotlib", "open3d", "plotly", "trimesh"}
+    for module, extra in calls:
+        names = {canonicalize_name(requirement.name) for requirement in requirements(extra)}
+        assert canonicalize_name(module) in names
 
 
 def test_wheel_holds_every_file_of_the_library_and_nothing_else(wheel):

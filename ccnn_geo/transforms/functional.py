@@ -1,16 +1,16 @@
 """Functions on the points of meshes and clouds."""
 
-from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ccnn_geo.extras import import_extra
+
 __all__ = [
     "NormalizationMethod",
     "estimate_normals",
-    "import_open3d",
     "normalize_positions",
     "sample_surface",
     "subset_indices",
@@ -37,9 +37,9 @@ def sample_surface(
 
     Raises:
         ValueError: If a vertex is not finite, or if the mesh has no area.
+        ImportError: If trimesh is not installed.
     """
-    import trimesh
-
+    trimesh = import_extra("trimesh", "to sample meshes", extra="mesh")
     if not np.isfinite(vertices).all():
         raise ValueError("Expected `vertices` to be finite, got NaN or infinity")
     corners = vertices.astype(np.float64)[faces]
@@ -113,7 +113,7 @@ def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:
         raise ValueError(f"Expected at least 3 points to estimate normals, got {len(pos)}")
     if not np.isfinite(pos).all():
         raise ValueError("Expected finite points to estimate normals, got NaN or infinity")
-    open3d = import_open3d("to estimate normals")
+    open3d = import_extra("open3d", "to estimate normals", extra="mesh")
     positions = np.asarray(pos, dtype=np.float64)
     # open3d computes covariances as differences of squares, which cancel far from the origin.
     positions = np.ascontiguousarray(positions - positions.mean(axis=0))
@@ -122,23 +122,6 @@ def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:
     normals = np.asarray(cloud.normals)
     outward = (positions * normals).sum(axis=-1, keepdims=True)
     return np.where(outward < 0, -normals, normals)
-
-
-def import_open3d(purpose: str) -> ModuleType:
-    """Import open3d, an optional dependency.
-
-    Args:
-        purpose: Purpose for the error message, for example "to estimate normals".
-
-    Raises:
-        ImportError: If open3d, or a system library that it needs, is missing.
-    """
-    try:
-        import open3d
-    except (ImportError, OSError) as error:
-        message = f"Expected open3d {purpose}: pip install 'ccnn_geo[mesh]' ({error})"
-        raise ImportError(message) from error
-    return open3d
 
 
 def subset_indices(

@@ -6,15 +6,15 @@ centre of its cell, which is also its feature (Knigge et al. 2023, App. C, Model
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from ccnn_geo.extras import import_extra
 from ccnn_geo.transforms.base import ShowsOptions, drop_points, require_tensor
-from ccnn_geo.transforms.functional import import_open3d, subset_indices
+from ccnn_geo.transforms.functional import subset_indices
 
 __all__ = [
     "VoxelsToPoints",
@@ -196,7 +196,7 @@ def open3d_voxels(pos: Tensor, resolution: int = 40) -> Any:
     if pos.dim() != 2 or pos.size(1) != 3:
         raise ValueError(f"Expected `pos` of shape [N, 3], got {list(pos.shape)}")
     cells = occupied_cells(pos, resolution)
-    open3d: ModuleType = import_open3d("to view voxels")
+    open3d = import_extra("open3d", "to view voxels", extra="mesh")
     grid = open3d.geometry.VoxelGrid()
     grid.voxel_size = 2 / resolution
     grid.origin = (-1.0, -1.0, -1.0)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ccnn_geo.extras import import_extra
 from ccnn_geo.files import atomic_write
 from ccnn_geo.nn import CCNN, CKConvMP
 from ccnn_geo.text import printable
@@ -323,12 +324,8 @@ def _draw_cubes(axis: Any, centers: np.ndarray, width: float) -> None:
 
 def _figure(width: float, height: float) -> Figure:
     """Return an empty figure; width and height are in inches."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        message = f"Expected matplotlib for figures: pip install 'ccnn_geo[viz]' ({error})"
-        raise ImportError(message) from error
-    return Figure(figsize=(width, height), layout="constrained")
+    module = import_extra("matplotlib.figure", "for figures", extra="viz")
+    return module.Figure(figsize=(width, height), layout="constrained")
 
 
 def _show_signed(axis: Axes, image: np.ndarray, limit: float, reach: float) -> Any:

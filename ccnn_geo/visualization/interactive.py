@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ccnn_geo.extras import import_extra
 from ccnn_geo.files import atomic_write
 from ccnn_geo.nn import CKConvMP
 from ccnn_geo.text import printable
-from ccnn_geo.transforms.functional import import_open3d
 from ccnn_geo.transforms.voxels import open3d_voxels
 from ccnn_geo.visualization.figures import kernel_reach, kernel_values, strongest_channels
 
@@ -30,12 +30,7 @@ def require_plotly() -> Any:
     Raises:
         ImportError: If plotly is not installed.
     """
-    try:
-        import plotly.graph_objects as go
-    except ImportError as error:
-        message = f"Expected plotly for an HTML page: pip install 'ccnn_geo[viz]' ({error})"
-        raise ImportError(message) from error
-    return go
+    return import_extra("plotly.graph_objects", "for an HTML page", extra="viz")
 
 
 def write_page(path: Path, figures: Sequence[Any], *, title: str, text: str = "") -> None:
@@ -155,7 +150,7 @@ def show_voxels(pos: torch.Tensor, *, resolution: int) -> None:
         RuntimeError: If there is no screen.
         ImportError: If open3d is not installed.
     """
-    open3d = import_open3d("for a window")
+    open3d = import_extra("open3d", "for a window", extra="mesh")
     names = ("DISPLAY", "WAYLAND_DISPLAY")
     if sys.platform == "linux" and not any(os.environ.get(name) for name in names):
         raise RuntimeError(f"Expected a screen for a window, found none: set {' or '.join(names)}")

@@ -29,15 +29,18 @@ def check_npy_size(path: Path) -> None:
         raise ValueError(f"expected {expected} bytes of shape {list(shape)}, got {there}")
 
 
-def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Read arrays of an `.npz` file, without unpickling anything.
 
     Args:
         path: The file.
-        names: Names of the arrays to read; those that are missing are omitted.
+        required: Names of arrays that have to exist.
+        optional: Names of arrays that may be missing.
 
     Raises:
-        ValueError: If the file or an array is broken, or not a plain array.
+        ValueError: If the file is broken, or if an array is missing or not a plain array.
         OSError: If the file does not exist.
     """
     with open(path, "rb") as stream:
@@ -47,7 +50,10 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             raise ValueError(f"{path}: expected an .npz file of plain arrays ({error})") from error
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError(f"{path}: expected an .npz file of several arrays, got a single one")
-        return {name: _read(path, file, name) for name in names if name in file}
+        missing = [f"`{name}`" for name in required if name not in file]
+        if missing:
+            raise ValueError(f"{path}: expected an array {' and '.join(missing)}, got none")
+        return {name: _read(path, file, name) for name in [*required, *optional] if name in file}
 
 
 def _read(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

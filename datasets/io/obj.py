@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from .polygons import triangulate
+from .words import coordinates, numbers
 
 __all__ = ["read_obj"]
 
@@ -32,10 +33,13 @@ def read_obj(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     text = path.read_bytes().decode("utf-8-sig", errors="replace")
     for number, line in enumerate(text.replace("\\\n", " ").splitlines(), 1):
         keyword, *tokens = line.split("#", 1)[0].split() or [""]
-        if keyword == "v":
-            vertices.append(_coordinates(path, number, tokens))
-        elif keyword == "f":
-            polygons.append((number, _corners(path, number, tokens, len(vertices))))
+        try:
+            if keyword == "v":
+                vertices.append(coordinates(tokens))
+            elif keyword == "f":
+                polygons.append((number, _corners(tokens, len(vertices))))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
     array = np.array(vertices, dtype=np.float64).reshape(-1, 3)
     faces: list[tuple[int, int, int]] = []
     for number, corners in polygons:
@@ -48,28 +52,15 @@ def read_obj(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     return array, np.array(faces, dtype=np.int64).reshape(-1, 3)
 
 
-def _coordinates(path: Path, number: int, tokens: list[str]) -> list[float]:
-    try:
-        values = [float(token) for token in tokens[:3]]
-    except ValueError:
-        values = []
-    if len(values) != 3:
-        raise ValueError(f"{path}, line {number}: expected 3 coordinates, got {tokens[:3]}")
-    return values
-
-
-def _corners(path: Path, number: int, tokens: list[str], num_vertices: int) -> list[int]:
+def _corners(tokens: list[str], num_vertices: int) -> list[int]:
     """Return the corners of one face, counted from 0; `1/2/3` stands for vertex 1."""
-    try:
-        indices = [int(token.partition("/")[0]) for token in tokens]
-    except ValueError:
-        indices = []
+    indices = numbers([token.partition("/")[0] for token in tokens], int)
     if len(indices) < 3:
-        raise ValueError(f"{path}, line {number}: expected 3 or more vertices, got {tokens[:5]}")
+        raise ValueError(f"expected 3 or more vertices, got {tokens}")
     corners = [index - 1 if index > 0 else num_vertices + index for index in indices]
     if 0 in indices or min(corners) < 0:
         raise ValueError(
-            f"{path}, line {number}: expected indices from 1 on, or back from -1 to "
-            f"-{num_vertices}, got {min(indices, key=abs)}"
+            f"expected indices from 1 on, or back from -1 to -{num_vertices}, got "
+            f"{min(indices, key=abs)}"
         )
     return corners

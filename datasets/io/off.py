@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .polygons import triangulate
+from .words import coordinates, numbers
 
 __all__ = ["read_off"]
 
@@ -68,10 +69,7 @@ def _parse(content: bytes, allow_faceless: bool) -> tuple[np.ndarray, np.ndarray
 
 def _parse_counts(line: bytes) -> tuple[int, int]:
     """Return the numbers of vertices and faces; the number of edges is often wrong or missing."""
-    try:
-        counts = [int(token) for token in line.split()]
-    except ValueError:
-        counts = []
+    counts = numbers(line.split(), int)
     if len(counts) not in (2, 3) or min(counts) < 0:
         raise ValueError(f"expected the numbers of vertices, faces and edges, got {line[:40]!r}")
     return counts[0], counts[1]
@@ -141,7 +139,7 @@ def _parse_lines(
     vertices = np.empty((num_vertices, 3))
     for index, (number, words) in enumerate(lines[:num_vertices]):
         try:
-            vertices[index] = _coordinates(words)
+            vertices[index] = coordinates(words)
         except ValueError as error:
             raise ValueError(f"line {number}, vertex {index}: {error}") from error
     faces: list[tuple[int, int, int]] = []
@@ -153,25 +151,10 @@ def _parse_lines(
     return vertices, np.array(faces, dtype=np.int64).reshape(-1, 3)
 
 
-def _coordinates(words: list[bytes]) -> list[float]:
-    try:
-        values = [float(word) for word in words[:3]]
-    except ValueError:
-        values = []
-    if len(values) != 3:
-        raise ValueError(f"expected 3 coordinates, got {words[:3]}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"expected finite coordinates, got {values}")
-    return values
-
-
 def _triangles(words: list[bytes], vertices: np.ndarray) -> list[tuple[int, int, int]]:
     """Cut the polygon of one line into triangles."""
-    try:
-        size = int(words[0])
-        corners = [int(word) for word in words[1 : 1 + max(size, 0)]]
-    except ValueError as error:
-        raise ValueError(f"expected whole numbers, got {words[:5]}") from error
+    size = numbers(words[:1], int)[0]
+    corners = numbers(words[1 : 1 + max(size, 0)], int)
     if size < 0 or len(corners) < size:
         raise ValueError(f"expected {size} corners, the line has {len(corners)}")
     if corners and not 0 <= min(corners) <= max(corners) < len(vertices):

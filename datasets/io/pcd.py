@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ccnn_geo.transforms.functional import import_open3d
+from ccnn_geo.extras import import_extra
 
 __all__ = ["read_pcd"]
 
@@ -122,7 +122,7 @@ def _read_compressed(path: Path, row: np.dtype, count: int) -> tuple[np.ndarray,
         raise ValueError(
             f"{path}: expected compressed coordinates of TYPE F and SIZE 4, got others"
         )
-    open3d = import_open3d(f"to read {path}")
+    open3d = import_extra("open3d", f"to read {path}", extra="mesh")
     with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
         cloud = open3d.io.read_point_cloud(path)
     points = np.asarray(cloud.points)

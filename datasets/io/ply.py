@@ -1,6 +1,5 @@
 """Reader of PLY files, ASCII and binary, which checks the number of rows and every index."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .polygons import triangulate
+from .words import numbers
 
 __all__ = ["read_ply"]
 
@@ -78,13 +78,6 @@ def _triangles(vertices: np.ndarray, polygons: Any) -> np.ndarray:
     return np.array(cut, dtype=np.int64).reshape(-1, 3)
 
 
-def _numbers(tokens: Sequence[bytes], kind: type) -> list:
-    """Convert tokens to numbers strictly, without the `_` that Python accepts."""
-    if any(b"_" in token for token in tokens):
-        raise ValueError(f"expected numbers, got {list(tokens)[:5]}")
-    return [kind(token) for token in tokens]
-
-
 def _vectors(columns: dict[str, Any], names: tuple[str, str, str]) -> np.ndarray:
     missing = [name for name in names if name not in columns]
     if missing:
@@ -136,9 +129,9 @@ class _Ascii:
             try:
                 for name, kind, length in element.properties:
                     convert = float if kind[0] == "f" else int
-                    size = 1 if length is None else _numbers(tokens[start : start + 1], int)[0]
+                    size = 1 if length is None else numbers(tokens[start : start + 1], int)[0]
                     start += length is not None
-                    values = _numbers(tokens[start : start + size], convert)
+                    values = numbers(tokens[start : start + size], convert)
                     if size < 0 or len(values) != size:
                         raise ValueError(f"the row ends within `{name}`")
                     start += size

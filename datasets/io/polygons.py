@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ccnn_geo.extras import import_extra
+
 __all__ = ["triangulate"]
 
 
@@ -31,16 +33,11 @@ def triangulate(vertices: np.ndarray, corners: list[int]) -> list[tuple[int, int
     sectors = np.cross(ring[1:-1], ring[2:]) @ normal
     if not normal.any() or ((turns >= 0).all() and (sectors >= 0).all()):
         return fan
-    try:
-        from mapbox_earcut import triangulate_float64
-    except ImportError as error:
-        raise ImportError(
-            "Expected mapbox_earcut for a polygon that is not convex: pip install 'ccnn_geo[mesh]'"
-        ) from error
+    earcut = import_extra("mapbox_earcut", "for a polygon that is not convex", extra="mesh")
     # Projection onto the two axes in which the polygon has the largest area.
     dropped = int(np.abs(normal).argmax())
     flat = np.ascontiguousarray(np.delete(ring, dropped, axis=1), dtype=np.float64)
-    found = triangulate_float64(flat, np.array([len(corners)], dtype=np.uint32))
+    found = earcut.triangulate_float64(flat, np.array([len(corners)], dtype=np.uint32))
     triangles = np.asarray(found, dtype=np.int64).reshape(-1, 3)
     first, second, third = (ring[triangles[:, side]] for side in range(3))
     against = np.cross(second - first, third - first) @ normal < 0

@@ -3,10 +3,13 @@
 import stat
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ccnn_geo.extras import import_extra
 
 from .npz import check_npy_size
 from .obj import read_obj
@@ -100,6 +103,20 @@ def geometry_files(folder: Path) -> list[Path]:
     )
 
 
+def visible_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return the files of a folder with some suffixes, sorted; none if the folder is missing.
+
+    Hidden files, such as those that macOS leaves in archives, are omitted.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    )
+
+
 def _check(path: Path, geometry: Geometry) -> None:
     """Check the result of a reader."""
     points, faces, normals = geometry.points, geometry.faces, geometry.normals
@@ -173,11 +190,7 @@ def _from_table(path: Path, table: np.ndarray) -> Geometry:
 
 
 def _read_stl(path: Path) -> Geometry:
-    try:
-        import trimesh
-    except ImportError as error:
-        hint = f"{path}: expected trimesh to read STL files: pip install 'ccnn_geo[mesh]'"
-        raise ImportError(hint) from error
+    trimesh = import_extra("trimesh", f"to read {path}", extra="mesh")
     try:
         # trimesh accepts only paths in UTF-8.
         with open(path, "rb") as file:

@@ -8,13 +8,14 @@ import numpy as np
 
 from ..io.npz import read_npz
 from ..io.readers import Geometry
-from .cache import Item
+from .cache import Item, file_stamp
 from .dataset import Listing, SampledDataset, SamplingOptions
 
 __all__ = ["PointCloudArrays", "list_arrays"]
 
 _SPLITS = ("train", "test")
-_NAMES = ("classes", *(f"{split}_{name}" for split in _SPLITS for name in ("pos", "y", "normal")))
+_REQUIRED = [f"{split}_{name}" for split in _SPLITS for name in ("pos", "y")]
+_OPTIONAL = ["classes", *(f"{split}_normal" for split in _SPLITS)]
 
 
 class PointCloudArrays(SampledDataset):
@@ -47,8 +48,7 @@ def list_arrays(path: Path) -> Listing:
         raise ValueError(
             f"{path}: expected labels of the {names.size} `classes`, got {lowest} to {highest}"
         )
-    status = path.stat()
-    stamp = f"{status.st_size}:{status.st_mtime_ns}"
+    stamp = file_stamp(path)
     items = {
         split: [
             Item(f"{split}_pos[{row}]", int(label), partial(_row, arrays, split, row), stamp)
@@ -67,16 +67,13 @@ def _row(arrays: dict[str, np.ndarray], split: str, row: int) -> Geometry:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     """Read and check the arrays."""
-    arrays = read_npz(path, _NAMES)
+    arrays = read_npz(path, _REQUIRED, _OPTIONAL)
     for split in _SPLITS:
         _check(path, arrays, split)
     return arrays
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray], split: str) -> None:
-    missing = [f"`{split}_{name}`" for name in ("pos", "y") if f"{split}_{name}" not in arrays]
-    if missing:
-        raise ValueError(f"{path}: expected an array {' and '.join(missing)}, got none")
     pos, y = arrays[f"{split}_pos"], arrays[f"{split}_y"]
     normal = arrays.get(f"{split}_normal", pos)
     if pos.ndim != 3 or pos.shape[2] != 3 or pos.dtype.kind not in "fiu":

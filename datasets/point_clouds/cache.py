@@ -27,7 +27,7 @@ from ccnn_geo.files import atomic_write, locked
 from ..io.readers import Geometry
 from .sampling import Sampling
 
-__all__ = ["Clouds", "Item", "cached_clouds", "make_clouds"]
+__all__ = ["Clouds", "Item", "cached_clouds", "file_stamp", "make_clouds"]
 
 _LOGGER = logging.getLogger(__name__)
 # Incremented whenever the same items and settings give different clouds.
@@ -51,6 +51,12 @@ class Item:
     label: int
     load: Callable[[], Geometry]
     stamp: str
+
+
+def file_stamp(path: Path) -> str:
+    """Return the stamp of a file, its size and time of modification."""
+    status = path.stat()
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ccnn_geo.transforms.voxels import Voxelize
 
 from ..datamodule import ClassificationDataModule, check_choice
 from ..epochs import Split
-from ..splits import stratified_holdout, stratified_subset
+from ..splits import stratified_split
 from .arrays import list_arrays
 from .dataset import Listing, PointCloudDataset, SampledDataset
 from .folder import list_folder
@@ -148,11 +148,12 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         if self._datasets:
             return
         train, test = self._sampled()
-        labels = train.clouds.labels[:: self.resample]
-        kept, held_out = stratified_holdout(labels, self.val_fraction, seed=self.sampling_seed)
-        if self.train_size is not None:
-            chosen = stratified_subset(labels[kept], self.train_size, seed=self.sampling_seed)
-            kept = kept[chosen]
+        kept, held_out = stratified_split(
+            train.clouds.labels[:: self.resample],
+            val_fraction=self.val_fraction,
+            train_size=self.train_size,
+            seed=self.sampling_seed,
+        )
         # All clouds of a mesh are in the same split; validation uses only the first.
         repetitions = np.arange(self.resample)
         kept = (kept[:, None] * self.resample + repetitions).ravel()

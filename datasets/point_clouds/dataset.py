@@ -1,17 +1,17 @@
 """Base classes of the point-cloud data sets, with reproducible random subsets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
 import torch
-from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
 from ccnn_geo.transforms.functional import subset_indices
 
-from ..epochs import Split, draw_sample
+from ..dataset import ClassificationDataset, Transform
+from ..epochs import Split
 from .cache import Clouds, Item, cached_clouds, make_clouds
 from .sampling import Normalization, Sampling
 
@@ -22,16 +22,11 @@ __all__ = [
     "SamplingOptions",
 ]
 
-Transform = Callable[[Data], Data]
 
-
-class PointCloudDataset(Dataset[Data]):
+class PointCloudDataset(ClassificationDataset):
     """Point clouds in memory, of which each access returns a random subset of the points.
 
-    The subset of an evaluation cloud is always the same. For training clouds, `dataset[index]` and
-    the transform draw from torch's global generator, whereas `dataset[epoch, index]` is determined
-    by seed, epoch and index. `EpochSampler` uses the latter, so that a training does not depend on
-    the number of workers or on restarts.
+    See `ClassificationDataset` for the randomness of subsets and transforms.
 
     Args:
         clouds: The clouds.
@@ -59,21 +54,11 @@ class PointCloudDataset(Dataset[Data]):
         seed: int = 0,
         transform: Transform | None = None,
     ) -> None:
-        if num_points < 1 or seed < 0:
-            raise ValueError(
-                f"Expected `num_points` >= 1 and `seed` >= 0, got {num_points} and {seed}"
-            )
+        if num_points < 1:
+            raise ValueError(f"Expected `num_points` to be at least 1, got {num_points}")
+        super().__init__(classes, train=train, seed=seed, transform=transform)
         self.clouds = clouds
-        self.classes = list(classes)
-        self.train = train
         self.num_points = num_points
-        self.seed = seed
-        self.transform = transform
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, including those without a cloud."""
-        return len(self.classes)
 
     @property
     def has_normals(self) -> bool:
@@ -84,11 +69,7 @@ class PointCloudDataset(Dataset[Data]):
         """Return the number of clouds."""
         return len(self.clouds)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Data:
-        """Return one cloud by its index, or by epoch and index."""
-        return draw_sample(self._draw, key, len(self), train=self.train, seed=self.seed)
-
-    def _draw(self, index: int) -> Data:
+    def _read(self, index: int) -> Data:
         rows = self.clouds[index]
         subset = subset_indices(len(rows), self.num_points)
         points = torch.from_numpy(rows[subset.numpy()])
@@ -97,11 +78,7 @@ class PointCloudDataset(Dataset[Data]):
         )
         if self.has_normals:
             data.normal = points[:, 3:].contiguous()
-        return data if self.transform is None else self.transform(data)
-
-    def __repr__(self) -> str:
-        """Say how many clouds of how many classes there are."""
-        return f"{type(self).__name__}({len(self)}, num_classes={self.num_classes})"
+        return data
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from ..io.readers import SUFFIXES, read_geometry
-from .cache import Item
+from ..io.readers import SUFFIXES, read_geometry, visible_files
+from .cache import Item, file_stamp
 from .dataset import Listing, SampledDataset, SamplingOptions
 
 __all__ = ["PointCloudFolder", "class_folders", "file_item", "list_class_folders", "list_folder"]
@@ -78,7 +78,7 @@ def list_class_folders(
     for name in classes if folders is None else folders:
         found = 0
         for split, split_items in items.items():
-            paths = _files(root / name / split, suffixes)
+            paths = visible_files(root / name / split, suffixes)
             split_items += [file_item(root, path, classes.index(name)) for path in paths]
             found += len(paths)
         if not found:
@@ -91,16 +91,5 @@ def list_class_folders(
 
 def file_item(root: Path, path: Path, label: int) -> Item:
     """Return the item of one file, whose stamp is its size and time of modification."""
-    status = path.stat()
-    stamp = f"{status.st_size}:{status.st_mtime_ns}"
-    return Item(path.relative_to(root).as_posix(), label, partial(read_geometry, path), stamp)
-
-
-def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    )
+    name = path.relative_to(root).as_posix()
+    return Item(name, label, partial(read_geometry, path), file_stamp(path))

@@ -5,23 +5,21 @@ optionally `transform`.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torch_geometric.data import Data
 
 from ..datamodule import ClassificationDataModule
-from ..epochs import Split, draw_sample
-from ..splits import stratified_holdout, stratified_subset
+from ..dataset import ClassificationDataset, Transform
+from ..epochs import Split
+from ..splits import stratified_split
 
 __all__ = ["SignalDataModule", "SignalDataset", "Signals"]
-
-Transform = Callable[[Data], Data]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +76,8 @@ def _number(value: np.integer) -> Tensor:
     return torch.tensor([int(value)])
 
 
-class SignalDataset(Dataset[Data]):
-    """Signals in memory.
-
-    Random transforms are determined by seed and index for evaluation signals, and by seed, epoch
-    and index for `dataset[epoch, index]` of training signals, see `PointCloudDataset`.
+class SignalDataset(ClassificationDataset):
+    """Signals in memory, see `ClassificationDataset` for the randomness of transforms.
 
     Args:
         signals: The signals.
@@ -113,27 +108,15 @@ class SignalDataset(Dataset[Data]):
                 f"Expected labels of the {len(classes)} classes, got {signals.y.min()} to "
                 f"{signals.y.max()}"
             )
+        super().__init__(classes, train=train, seed=seed, transform=transform)
         self.signals = signals
-        self.classes = list(classes)
-        self.train = train
-        self.seed = seed
-        self.transform = transform
 
     def __len__(self) -> int:
         """Return the number of signals."""
         return len(self.signals)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Data:
-        """Return one signal by its index, or by epoch and index."""
-        return draw_sample(self._draw, key, len(self), train=self.train, seed=self.seed)
-
-    def _draw(self, index: int) -> Data:
-        data = self.signals.sample(index)
-        return data if self.transform is None else self.transform(data)
-
-    def __repr__(self) -> str:
-        """Say how many signals of how many classes there are."""
-        return f"{type(self).__name__}({len(self)}, num_classes={len(self.classes)})"
+    def _read(self, index: int) -> Data:
+        return self.signals.sample(index)
 
 
 class SignalDataModule(ClassificationDataModule[SignalDataset]):
@@ -205,10 +188,12 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
         if self._datasets:
             return
         train, test, classes = self.read()
-        kept, held_out = stratified_holdout(train.y, self.val_fraction, seed=self.split_seed)
-        if self.train_size is not None:
-            chosen = stratified_subset(train.y[kept], self.train_size, seed=self.split_seed)
-            kept = kept[chosen]
+        kept, held_out = stratified_split(
+            train.y,
+            val_fraction=self.val_fraction,
+            train_size=self.train_size,
+            seed=self.split_seed,
+        )
         self._datasets = {
             "train": self._split(train.select(kept), classes, "train", self.seed),
             "val": self._split(train.select(held_out), classes, "test", self.split_seed),

@@ -233,9 +233,6 @@ def _find(root: Path, name: str, fetch: bool) -> Path:
 
 
 def _signals(path: Path, arrays: dict[str, np.ndarray], split: str, brightest: int) -> Signals:
-    missing = [f"`{name}`" for name in (f"{split}_x", f"{split}_y") if name not in arrays]
-    if missing:
-        raise ValueError(f"{path}: expected an array {' and '.join(missing)}, got none")
     x, y = arrays[f"{split}_x"], arrays[f"{split}_y"]
     if x.ndim != 3 or x.dtype != np.uint8 or x.size == 0:
         raise ValueError(

@@ -16,6 +16,7 @@ from ccnn_geo.files import locked
 
 from ..io.download import download, extract_zip
 from ..io.npz import read_npz
+from ..io.readers import visible_files
 
 __all__ = ["SAMPLE_RATE", "Recordings", "find_recordings", "read_wav"]
 
@@ -77,7 +78,7 @@ def find_recordings(root: Path, *, fetch: bool = True) -> tuple[Recordings, Reco
     archive = root / _ARCHIVE
     extracted = archive.with_suffix("")
     for folder in (root, root / "recordings", extracted / "recordings"):
-        if _wavs(folder):
+        if visible_files(folder, {".wav"}):
             return _read_folder(folder)
     if not fetch and not archive.is_file():
         raise FileNotFoundError(
@@ -160,21 +161,10 @@ def _soundfile() -> Any:
         return None
 
 
-def _wavs(folder: Path) -> list[Path]:
-    """Return the .wav files of a folder, without hidden files such as `._*.wav` of macOS."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() == ".wav" and not path.name.startswith(".") and path.is_file()
-    )
-
-
 def _read_folder(folder: Path) -> tuple[Recordings, Recordings]:
     """Read all .wav files of a folder, sorted by digit, speaker and number."""
     named = []
-    for path in _wavs(folder):
+    for path in visible_files(folder, {".wav"}):
         match = _WAV_NAME.fullmatch(path.name)
         if match is None:
             raise ValueError(f"{path}: expected a name such as 7_jackson_32.wav")
@@ -193,11 +183,7 @@ def _read_folder(folder: Path) -> tuple[Recordings, Recordings]:
 
 def _read_arrays(path: Path) -> Recordings:
     """Read the recordings of one .npz file, without unpickling anything."""
-    required = ("samples", "offsets", "label")
-    arrays = read_npz(path, (*required, "speaker"))
-    missing = [f"`{name}`" for name in required if name not in arrays]
-    if missing:
-        raise ValueError(f"{path}: expected an array {' and '.join(missing)}, got none")
+    arrays = read_npz(path, ["samples", "offsets", "label"], ["speaker"])
     samples, offsets, label = arrays["samples"], arrays["offsets"], arrays["label"]
     if samples.ndim != 1 or samples.dtype != np.int16:
         raise ValueError(

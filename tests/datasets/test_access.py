@@ -98,9 +98,9 @@ class TestAccess:
         assert repr(dataset) == "PointCloudDataset(4, num_classes=3)"
 
     def test_refuses_arguments_that_make_no_sense(self):
-        with pytest.raises(ValueError, match="`num_points` >= 1 and `seed` >= 0, got 0 and 0"):
+        with pytest.raises(ValueError, match="Expected `num_points` to be at least 1, got 0"):
             make(num_points=0)
-        with pytest.raises(ValueError, match="`num_points` >= 1 and `seed` >= 0, got 8 and -1"):
+        with pytest.raises(ValueError, match="Expected `seed` to be at least 0, got -1"):
             make(seed=-1)
 
     def test_the_test_split_of_a_data_set_is_always_the_same_and_the_training_split_fresh(

@@ -182,5 +182,5 @@ class TestReadGeometry:
 
     def test_says_what_to_install(self, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "trimesh", None)
-        with pytest.raises(ImportError, match=r"a.stl: expected trimesh to read STL files: pip"):
+        with pytest.raises(ImportError, match=r"Expected trimesh to read .*a.stl: pip install"):
             read_geometry(put(tmp_path / "a.stl", "solid"))

@@ -141,7 +141,7 @@ class TestPointCloudFolder:
         ("options", "message"),
         [
             ({"split": "val"}, "`split` to be 'train' or 'test', got 'val'"),
-            ({"num_points": 0}, "`num_points` >= 1 and `seed` >= 0, got 0 and 0"),
+            ({"num_points": 0}, "`num_points` to be at least 1, got 0"),
             ({"points_per_mesh": 0}, "`points_per_mesh` to be at least 1, got 0"),
             ({"resample": 0}, "`resample` to be at least 1, got 0"),
             ({"normalize": "cube"}, r"`normalize` to be one of .*, got 'cube'"),
