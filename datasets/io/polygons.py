@@ -10,8 +10,8 @@ __all__ = ["triangulate"]
 def triangulate(vertices: np.ndarray, corners: list[int]) -> list[tuple[int, int, int]]:
     """Triangulate a polygon.
 
-    A convex polygon becomes a fan. Any other is projected along its normal and triangulated by
-    `mapbox_earcut`.
+    A polygon of which all is seen from its first corner, such as a convex one, becomes a fan. Any
+    other is projected along its normal and triangulated by `mapbox_earcut`.
 
     Args:
         vertices: Vertices of the mesh, `[V, 3]`.
@@ -21,17 +21,15 @@ def triangulate(vertices: np.ndarray, corners: list[int]) -> list[tuple[int, int
         Corner indices of the triangles.
 
     Raises:
-        ImportError: If the polygon is not convex and `mapbox_earcut` is not installed.
+        ImportError: If the polygon does not become a fan and `mapbox_earcut` is not installed.
     """
     fan = [(corners[0], *pair) for pair in zip(corners[1:-1], corners[2:], strict=False)]
     if len(corners) < 4:
         return fan
     ring = vertices[corners] - vertices[corners[0]]
-    following = np.roll(ring, -1, axis=0)
-    normal = np.cross(ring, following).sum(axis=0)
-    turns = np.cross(following - ring, np.roll(ring, -2, axis=0) - following) @ normal
-    sectors = np.cross(ring[1:-1], ring[2:]) @ normal
-    if not normal.any() or ((turns >= 0).all() and (sectors >= 0).all()):
+    sectors = np.cross(ring[1:-1], ring[2:])
+    normal = sectors.sum(axis=0)
+    if not normal.any() or (sectors @ normal >= 0).all():
         return fan
     earcut = import_extra("mapbox_earcut", "for a polygon that is not convex", extra="mesh")
     # Projection onto the two axes in which the polygon has the largest area.

@@ -97,6 +97,9 @@ class TestAccess:
                 dataset[index]
         assert repr(dataset) == "PointCloudDataset(4, num_classes=3)"
 
+    def test_a_single_point_can_be_asked_for(self):
+        assert make(num_points=1)[0].pos.shape == (1, 3)
+
     def test_refuses_arguments_that_make_no_sense(self):
         with pytest.raises(ValueError, match="Expected `num_points` to be at least 1, got 0"):
             make(num_points=0)
@@ -203,6 +206,11 @@ class TestStratifiedHoldout:
         choices = [stratified_holdout(labels, 0.1, seed=seed)[1].tolist() for seed in (0, 0, 1)]
         assert choices[0] == choices[1] != choices[2]
 
+    def test_the_choice_of_a_seed_stays_the_same(self):
+        """Networks are compared on splits that other versions made."""
+        _, held_out = stratified_holdout(np.repeat([0, 1, 2], [10, 6, 3]), 0.25, seed=3)
+        assert held_out.tolist() == [6, 9, 10, 15, 16]
+
     def test_nothing_is_held_out_on_request(self):
         kept, held_out = stratified_holdout(np.array([0, 1]), 0, seed=0)
         assert kept.tolist() == [0, 1]
@@ -237,6 +245,10 @@ class TestStratifiedSubset:
         labels = np.repeat([0, 1], 50)
         choices = [stratified_subset(labels, 10, seed=seed).tolist() for seed in (0, 0, 1)]
         assert choices[0] == choices[1] != choices[2]
+
+    def test_the_choice_of_a_seed_stays_the_same(self):
+        chosen = stratified_subset(np.repeat([0, 1, 2], [10, 6, 3]), 8, seed=3)
+        assert chosen.tolist() == [0, 2, 6, 9, 10, 15, 16, 17]
 
     @pytest.mark.parametrize("size", [0, 3])
     def test_refuses_a_size_that_is_not_there(self, size):

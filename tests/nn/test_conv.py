@@ -315,6 +315,14 @@ def test_it_works_inside_pygs_sequential():
     assert net(x, pos, knn_graph(pos, 5, batch, loop=True)).shape == (20, 2)
 
 
+def test_positions_of_targets_have_to_be_finite_as_well():
+    conv = CKConvMP(3, 4, dim=2)
+    edge_index = torch.tensor([[0, 1], [0, 0]])
+    pos = (torch.rand(2, 2), torch.tensor([[torch.nan, 0.0]]))
+    with pytest.raises(ValueError, match="Expected finite `pos`, got NaN or infinity"):
+        conv(torch.randn(2, 3), pos, edge_index)
+
+
 def test_autocast_is_finite_and_close():
     conv, x, pos, edge_index, _ = conv_and_graph()
     conv, x, pos = conv.float(), x.float(), pos.float()

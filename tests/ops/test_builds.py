@@ -151,6 +151,49 @@ def test_a_compiler_that_compiles_nothing_is_named(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("macros", "level"),
+    [
+        ("AVX512F AVX512BW AVX512DQ AVX512VL AVX2 FMA F16C", "AVX512"),
+        ("AVX512F AVX512BW AVX512DQ AVX2 FMA F16C", "AVX2"),
+        ("AVX2 F16C", "DEFAULT"),
+    ],
+)
+def test_vectors_are_as_wide_as_the_cpu_has_them(monkeypatch, tmp_path, macros, level):
+    """The compiler is a script that knows these macros and writes down how it is called."""
+    log = tmp_path / "log"
+    script = tmp_path / "compiler"
+    defined = "".join(f"#define __{name}__ 1\\n" for name in macros.split())
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        f"open({str(log)!r}, 'a').write(' '.join(sys.argv) + '\\n')\n"
+        f"'-dM' in sys.argv and sys.stdout.write('{defined}#define __EMPTY__\\n')\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RuntimeError, match="compiled nothing"):
+        builds.build()
+    compiled = [line for line in log.read_text().splitlines() if "magnet_conv.cpp" in line]
+    assert len(compiled) == 2
+    for line in compiled:
+        assert f"-DCPU_CAPABILITY={level} -DCPU_CAPABILITY_{level}" in line
+
+
+def test_other_sources_need_another_build(monkeypatch, tmp_path):
+    sources = shutil.copytree(Path(builds.__file__).parent / "csrc", tmp_path / "csrc")
+    monkeypatch.setattr(builds, "_SOURCES", sources)
+    builds._identity.cache_clear()
+    try:
+        before = builds.manifest_path()
+        with open(sources / "gemm.h", "a") as file:
+            file.write("// changed\n")
+        builds._identity.cache_clear()
+        assert builds.manifest_path() != before
+    finally:
+        builds._identity.cache_clear()
+
+
 def test_a_compiler_that_is_no_command_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "g++ '")
     monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))

@@ -91,5 +91,10 @@ def test_a_sparse_transposed_adjacency_is_a_graph(layout):
     expected = conv(x, (source, target), edge_index)
     adjacency = dense.to_sparse(layout=layout)
     torch.testing.assert_close(conv(x, (source, target), adjacency), expected)
+    if layout == torch.sparse_coo:  # with a vector of attributes for every edge
+        hybrid = torch.sparse_coo_tensor(
+            edge_index.flip(0), torch.randn(4, 2), (4, 6, 2), check_invariants=True
+        )
+        torch.testing.assert_close(conv(x, (source, target), hybrid), expected)
     with pytest.raises(ValueError, match=r"adjacency of shape \[4, 6\], got \[6, 4\]"):
         conv(x, (source, target), dense.T.contiguous().to_sparse())

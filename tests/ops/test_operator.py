@@ -171,3 +171,23 @@ def test_positions_that_are_not_finite_reach_the_same_results_in_every_backend(
         torch.testing.assert_close(one, other, atol=limit, rtol=0, equal_nan=True)
     everywhere_finite = all(bool(other.isfinite().all()) for other in expected)
     assert everywhere_finite == (value == value)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize("names", [("x",), ("source",), ("target",), ("x", "source")])
+def test_gradients_of_some_operands_are_those_of_all(backend, names):
+    if backends()[backend] != "available":
+        pytest.skip(f"the backend {backend} is {backends()[backend]}")
+
+    def gradients(*names):
+        call = make_call(dtype=torch.float64)
+        leaves = [getattr(call, name).clone().requires_grad_() for name in names]
+        call = call._replace(**dict(zip(names, leaves, strict=True)))
+        output, moment = magnet_conv(call, with_moment=True, backend=backend)
+        found = torch.autograd.grad(output.sin().sum() + moment.sin().sum(), leaves)
+        return dict(zip(names, found, strict=True))
+
+    every, some = gradients("x", "source", "target"), gradients(*names)
+    for name in names:
+        assert every[name].abs().max() > 0
+        torch.testing.assert_close(some[name], every[name])

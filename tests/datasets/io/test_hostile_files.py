@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def test_a_polygon_that_is_not_convex_keeps_its_area_whatever_its_first_corner(
     total, normal = area(read_geometry(polygon_file(tmp_path / f"u{suffix}", points)))
     assert total == pytest.approx(7)
     assert normal.tolist() == pytest.approx([0, 0, -14 if backwards else 14])
+
+
+def test_a_polygon_that_is_seen_from_its_first_corner_needs_no_library(tmp_path, monkeypatch):
+    arrow = [(1, 1), (4, 0), (3, 4), (0, 4), (0, 2)]  # its first corner is the reflex one
+    monkeypatch.setitem(sys.modules, "mapbox_earcut", None)
+    total, _ = area(read_geometry(polygon_file(tmp_path / "a.off", arrow)))
+    x, y = np.transpose(arrow)
+    assert total == pytest.approx(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    with pytest.raises(ImportError, match="Expected mapbox_earcut for a polygon that is not conv"):
+        read_geometry(polygon_file(tmp_path / "u.off", U))
 
 
 def pcd(kinds, data, rows, *, sizes="4 4 4", points=None):
@@ -104,6 +115,22 @@ def test_a_binary_ply_cut_at_any_byte_is_an_error(tmp_path):
         path.write_bytes(content[:-missing])
         with pytest.raises(ValueError, match="a.ply: .*(cut short|expected . rows)"):
             read_geometry(path)
+
+
+def test_a_binary_ply_may_have_windows_line_ends_in_its_header(tmp_path):
+    path = tmp_path / "a.ply"
+    head, body = binary_ply((0, 1, 2)).split(b"end_header\n")
+    path.write_bytes(head.replace(b"\n", b"\r\n") + b"end_header\r\n" + body)
+    geometry = read_geometry(path)
+    assert geometry.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert geometry.faces.tolist() == [[0, 1, 2]]
+
+
+def test_a_binary_ply_may_end_with_a_face_without_corners(tmp_path):
+    path = tmp_path / "a.ply"
+    content = binary_ply((0, 1, 2), ())
+    path.write_bytes(content.replace(b"element face 1", b"element face 2"))
+    assert read_geometry(path).faces.tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("index", [-1, 3])

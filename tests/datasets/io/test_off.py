@@ -138,6 +138,7 @@ BROKEN = {
     ),
     "an index out of range in a quad": (f"OFF\n4 1 0\n{SQUARE}4 0 1 2 4\n", "got 0 to 4"),
     "no faces": (f"OFF\n4 0 0\n{SQUARE}", "expected at least one face, got none"),
+    "an edge with a colour": (f"OFF\n4 1 0\n{SQUARE}2 3 1 0\n", "expected at least one face"),
     "edges alone": (f"OFF\n4 1 0\n{SQUARE}2 0 1\n", "expected at least one face, got none"),
     "nothing at all": ("OFF\n0 0 0\n", "expected at least one face, got none"),
     "a coordinate that is not a number": (

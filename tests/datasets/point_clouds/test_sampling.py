@@ -1,5 +1,7 @@
 """How a mesh or a cloud becomes the cloud that is kept."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,15 @@ def test_normalised_clouds_are_single_precision(normalize):
     points, normals = cloud(20)
     (found,) = Sampling(normalize=normalize).clouds(Geometry(points, normals=normals), "a")
     assert found.dtype == np.float32
+
+
+def test_normals_of_a_mesh_are_never_estimated(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    mesh = Geometry(np.eye(3), np.array([[0, 1, 2]]))
+    (found,) = Sampling(points_per_mesh=8, estimate_normals=True).clouds(mesh, "a")
+    np.testing.assert_allclose(np.abs(found[:, 3:]), 3**-0.5, rtol=1e-6)
+    with pytest.raises(ImportError, match="Expected open3d to estimate normals"):
+        Sampling(estimate_normals=True).clouds(Geometry(np.eye(3)), "a")
 
 
 def test_georeferenced_clouds_go_through_the_cache_exactly(tmp_path):
