@@ -502,12 +502,11 @@ class CKConvMP(MessagePassing):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the kernel on a grid, `[C, *K]` or `[O, C, *K]`, and the moment if requested."""
         taps = grid.taps_of(self)
-        kernel, moment = render_kernel(
+        if grid.weight is None and self.spacing is not None:
+            readout = readout * (math.prod(grid.spacing) / math.prod(self.spacing))
+        return render_kernel(
             self._features, readout, self.support(), grid.spacing, taps, with_moment=with_moment
         )
-        if grid.weight is None and self.spacing is not None:
-            kernel = kernel * (math.prod(grid.spacing) / math.prod(self.spacing))
-        return kernel, moment
 
     @torch.no_grad()
     def _initial_moment(self) -> Tensor:

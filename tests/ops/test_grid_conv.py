@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ccnn_geo.ops import dense_graph, grid_conv, grid_positions
 from ccnn_geo.ops.grid_backends import cost, fft
 from ccnn_geo.ops.grid_backends.cost import Problem
-from ccnn_geo.ops.grid_backends.fft import Layout, fast_length
+from ccnn_geo.ops.grid_backends.layout import Layout, fast_length
 
 TORCH_CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -190,7 +190,7 @@ def test_memory_for_spectra_stays_under_the_budget_and_blocks_change_nothing(mon
     size, taps = (12, 9), (7, 5)
     x, kernel, _ = operands(size, taps, full=full, batch=6, channels=16)
     grad = torch.randn(6, 4 if full else 16, *size, dtype=torch.float64)
-    layout = Layout(size, taps, (3, 2))
+    layout = Layout(size, taps, (3, 2), (False, False))
 
     def evaluate():
         with torch.no_grad(), LargestComplex() as largest:
@@ -215,8 +215,8 @@ def test_lengths_of_transforms_are_the_next_even_ones_of_small_factors():
 
 
 def test_axes_are_padded_each_by_the_longer_arm_of_the_kernel():
-    assert Layout((100, 64), (21, 1), (10, 0)).lengths == (120, 64)
-    assert Layout((100,), (50,), (49,)).lengths == (150,)
+    assert Layout((100, 64), (21, 1), (10, 0), (False,) * 2).lengths == (120, 64)
+    assert Layout((100,), (50,), (49,), (False,)).lengths == (150,)
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["depthwise", "full"])
@@ -241,7 +241,9 @@ def test_gradients_that_nobody_needs_are_not_computed(method):
 @pytest.mark.parametrize("method", ["fft", "direct", "auto"])
 def test_the_operator_keeps_to_the_rules_of_torch(method):
     x, kernel, _ = operands((5, 6), (3, 2))
-    torch.library.opcheck(torch.ops.ccnn_geo.grid_conv.default, (x, kernel, [1, 0], method))
+    torch.library.opcheck(
+        torch.ops.ccnn_geo.grid_conv.default, (x, kernel, [1, 0], [False, True], method)
+    )
 
 
 def test_torch_compile_sees_no_complex_numbers_and_agrees():
@@ -276,7 +278,7 @@ def test_an_empty_batch_gives_an_empty_batch(method):
 
 
 def problem(size, taps, samples=8, channels=32, dtype=torch.float32):
-    layout = Layout(size, taps, tuple((t - 1) // 2 for t in taps))
+    layout = Layout(size, taps, tuple((t - 1) // 2 for t in taps), (False,) * len(size))
     return Problem(torch.device("cpu"), dtype, layout, samples, channels, channels, True)
 
 
