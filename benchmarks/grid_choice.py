@@ -22,7 +22,7 @@ from benchmarks import harness
 from ccnn_geo.ops import grid_backends as grids
 from ccnn_geo.ops import grid_conv
 from ccnn_geo.ops.grid_backends.cost import Costs, Problem
-from ccnn_geo.ops.grid_backends.fft import Layout
+from ccnn_geo.ops.grid_backends.layout import Layout
 
 SWEEP = {
     1: ((64, 256, 1024, 4096, 16384), (3, 5, 9, 17, 33, 65, 129, 257, 513, 1025, 4097, 16383)),
@@ -49,7 +49,9 @@ def problems(dim: int, device: torch.device, *, depthwise: bool = True) -> list[
         for taps in SWEEP[dim][1]:
             if taps < 2 * size:
                 taps = min(taps, size - 1 + size % 2)
-                layout = Layout((size,) * dim, (taps,) * dim, ((taps - 1) // 2,) * dim)
+                layout = Layout(
+                    (size,) * dim, (taps,) * dim, ((taps - 1) // 2,) * dim, (False,) * dim
+                )
                 problem = Problem(
                     device, torch.float32, layout, samples, channels, channels, depthwise
                 )

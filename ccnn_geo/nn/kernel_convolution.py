@@ -346,7 +346,9 @@ class KernelConvolution(SavedSettings, MessagePassing):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the kernel on a grid, `[C, *K]` or `[O, C, *K]`, and the moment if requested."""
         taps = grid.taps_of(self)
-        kernel, moment = render_kernel(
+        if grid.weight is None and self.spacing is not None:
+            readout = readout * (math.prod(grid.spacing) / math.prod(self.spacing))
+        return render_kernel(
             self._features(grid.bandlimit),
             readout,
             self.support(),
@@ -354,9 +356,6 @@ class KernelConvolution(SavedSettings, MessagePassing):
             taps,
             with_moment=with_moment,
         )
-        if grid.weight is None and self.spacing is not None:
-            kernel = kernel * (math.prod(grid.spacing) / math.prod(self.spacing))
-        return kernel, moment
 
     def _initial_moment(self) -> Tensor:
         """Return the second moment at the taps of the own grid, or at offsets typical of clouds."""

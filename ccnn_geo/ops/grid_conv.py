@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ccnn_geo.ops.grid_backends import direct, fft
 from ccnn_geo.ops.grid_backends.cost import Problem
-from ccnn_geo.ops.grid_backends.fft import Layout
+from ccnn_geo.ops.grid_backends.layout import Layout
 
 _WAYS = {"fft": fft, "direct": direct}
 
@@ -18,6 +18,7 @@ def grid_conv(
     bias: Tensor | None = None,
     *,
     causal: bool = False,
+    periodic: tuple[bool, ...] | None = None,
     method: str = "auto",
 ) -> Tensor:
     r"""Correlate signals on a grid with kernels, as `torch.nn.functional.conv*d` does.
@@ -25,9 +26,9 @@ def grid_conv(
     .. math::
         y_i = b + \sum_t k_t\, x_{i + t}
 
-    The grid is taken to be zero outside, and the output has its size, as with PyTorch's
-    `padding="same"`. Offset 0 is the tap of index (K - 1) // 2 of every axis, so that an even
-    kernel has one tap more after it than before; with `causal` it is the last tap.
+    The grid is zero outside, or repeats itself along periodic axes, and the output has its size,
+    as with PyTorch's `padding="same"`. Offset 0 is the tap of index (K - 1) // 2 of every axis, so
+    that an even kernel has one tap more after it than before; with `causal` it is the last tap.
 
     Neither way keeps anything for backward but its operands. The FFT runs in single precision, or
     in double where an operand has it; what it needs besides operands and results stays under
@@ -36,9 +37,11 @@ def grid_conv(
     Args:
         x: Signals, `[B, C, *S]`, of any floating-point type.
         kernel: One kernel per channel, `[C, *K]`, or for every pair of channels, `[O, C, *K]`. It
-            may be longer than the grid.
+            may be longer than the grid, or than a period.
         bias: Added to every output channel, `[C]` or `[O]`.
         causal: Whether the kernel looks back only (D = 1).
+        periodic: Whether the last point of an axis is followed by the first, for every axis; none
+            is unless given.
         method: `"fft"`, `"direct"` (the sum itself, D <= 3), or `"auto"`, for which forward and
             backward each choose what a measured model takes to be the faster.
 
@@ -47,26 +50,44 @@ def grid_conv(
 
     Raises:
         TypeError: If an operand is not floating point.
-        ValueError: If shapes do not fit, an axis is empty, or there is no such method here.
+        ValueError: If shapes do not fit, an axis is empty, a causal axis is periodic, or there is
+            no such method here.
     """
-    _check(x, kernel, bias, causal, method)
     dim = x.dim() - 2
+    wraps = (False,) * dim if periodic is None else tuple(periodic)
+    _check(x, kernel, bias, causal, wraps, method)
     left = []
-    for axis, (size, taps) in enumerate(zip(x.shape[2:], kernel.shape[-dim:], strict=True), -dim):
+    for axis in range(-dim, 0):
+        size, taps = x.size(axis), kernel.size(axis)
         before = taps - 1 if causal else (taps - 1) // 2
-        # What reaches past both ends of the grid never meets a signal.
-        start, stop = max(before - (size - 1), 0), min(before + size, taps)
-        kernel = kernel.narrow(axis, start, stop - start)
+        if wraps[axis]:
+            kernel, start = _folded(kernel, axis, size), before - before % size
+        else:
+            # What reaches past both ends of the grid never meets a signal.
+            start, stop = max(before - (size - 1), 0), min(before + size, taps)
+            if stop - start < taps:
+                kernel = kernel.narrow(axis, start, stop - start)
         left.append(before - start)
-    output = _grid_conv(x, kernel, left, method)
+    output = _grid_conv(x, kernel, left, list(wraps), method)
     return output if bias is None else output + bias.to(x.dtype).view(-1, *(1,) * dim)
 
 
+def _folded(kernel: Tensor, axis: int, period: int) -> Tensor:
+    """Add taps that are whole periods apart, which meet the same points."""
+    taps = kernel.size(axis)
+    if taps <= period:
+        return kernel
+    kernel = torch.nn.functional.pad(kernel.movedim(axis, -1), (0, -taps % period))
+    return kernel.unflatten(-1, (-1, period)).sum(-2).movedim(-1, axis)
+
+
 @torch.library.custom_op("ccnn_geo::grid_conv", mutates_args=())
-def _grid_conv(x: Tensor, kernel: Tensor, left: list[int], method: str) -> Tensor:
+def _grid_conv(
+    x: Tensor, kernel: Tensor, left: list[int], periodic: list[bool], method: str
+) -> Tensor:
     if len(x) == 0:
         return x.new_empty(_output_shape(x, kernel))
-    layout = _layout(x, kernel, left)
+    layout = _layout(x, kernel, left, periodic)
     if method == "auto":
         method = _problem(x, kernel, layout).forward_method()
     with torch.autocast(x.device.type, enabled=False):
@@ -74,7 +95,7 @@ def _grid_conv(x: Tensor, kernel: Tensor, left: list[int], method: str) -> Tenso
 
 
 @_grid_conv.register_fake
-def _(x: Tensor, kernel: Tensor, left: list[int], method: str) -> Tensor:
+def _(x: Tensor, kernel: Tensor, left: list[int], periodic: list[bool], method: str) -> Tensor:
     return x.new_empty(_output_shape(x, kernel))
 
 
@@ -84,13 +105,14 @@ def _grid_conv_backward(
     x: Tensor,
     kernel: Tensor,
     left: list[int],
+    periodic: list[bool],
     method: str,
     needs_x: bool,
     needs_kernel: bool,
 ) -> tuple[Tensor, Tensor]:
     if len(x) == 0:
         return torch.zeros_like(x), kernel.new_zeros(kernel.shape if needs_kernel else (0,))
-    layout = _layout(x, kernel, left)
+    layout = _layout(x, kernel, left, periodic)
     for_x = for_kernel = method
     if method == "auto":
         problem = _problem(x, kernel, layout)
@@ -109,7 +131,7 @@ def _grid_conv_backward(
 
 @_grid_conv_backward.register_fake
 def _(
-    grad: Tensor, x: Tensor, kernel: Tensor, left: list[int], method: str,
+    grad: Tensor, x: Tensor, kernel: Tensor, left: list[int], periodic: list[bool], method: str,
     needs_x: bool, needs_kernel: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return (
@@ -119,18 +141,18 @@ def _(
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    x, kernel, ctx.left, ctx.method = inputs
+    x, kernel, ctx.left, ctx.periodic, ctx.method = inputs
     ctx.save_for_backward(x, kernel)
 
 
 def _differentiate(ctx, grad):  # type: ignore[no-untyped-def]
     needs_x, needs_kernel, *_ = ctx.needs_input_grad
     if torch.is_grad_enabled():
-        return *_differentiable_gradients(ctx, grad, needs_x, needs_kernel), None, None
+        return *_differentiable_gradients(ctx, grad, needs_x, needs_kernel), None, None, None
     grad_x, grad_kernel = _grid_conv_backward(
-        grad, *ctx.saved_tensors, ctx.left, ctx.method, needs_x, needs_kernel
+        grad, *ctx.saved_tensors, ctx.left, ctx.periodic, ctx.method, needs_x, needs_kernel
     )
-    return grad_x if needs_x else None, grad_kernel if needs_kernel else None, None, None
+    return grad_x if needs_x else None, grad_kernel if needs_kernel else None, None, None, None
 
 
 def _differentiable_gradients(ctx, grad, needs_x, needs_kernel):  # type: ignore[no-untyped-def]
@@ -141,7 +163,7 @@ def _differentiable_gradients(ctx, grad, needs_x, needs_kernel):  # type: ignore
             f"Expected at most {direct.MAX_DIM} axes for second derivatives on grids, got "
             f"{x.dim() - 2}: use the grid as a graph, `ops.dense_graph`"
         )
-    output = direct.convolve(x, kernel, _layout(x, kernel, ctx.left))
+    output = direct.convolve(x, kernel, _layout(x, kernel, ctx.left, ctx.periodic))
     wanted = [each for each, need in ((x, needs_x), (kernel, needs_kernel)) if need]
     found = list(torch.autograd.grad(output, wanted, grad, create_graph=True))
     return found.pop(0) if needs_x else None, found.pop(0) if needs_kernel else None
@@ -150,9 +172,9 @@ def _differentiable_gradients(ctx, grad, needs_x, needs_kernel):  # type: ignore
 _grid_conv.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def _layout(x: Tensor, kernel: Tensor, left: list[int]) -> Layout:
+def _layout(x: Tensor, kernel: Tensor, left: list[int], periodic: list[bool]) -> Layout:
     dim = x.dim() - 2
-    return Layout(tuple(x.shape[2:]), tuple(kernel.shape[-dim:]), tuple(left))
+    return Layout(tuple(x.shape[2:]), tuple(kernel.shape[-dim:]), tuple(left), tuple(periodic))
 
 
 def _output_shape(x: Tensor, kernel: Tensor) -> list[int]:
@@ -166,7 +188,14 @@ def _problem(x: Tensor, kernel: Tensor, layout: Layout) -> Problem:
     return Problem(x.device, dtype, layout, samples, x.size(1), out_channels, depthwise)
 
 
-def _check(x: Tensor, kernel: Tensor, bias: Tensor | None, causal: bool, method: str) -> None:
+def _check(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    causal: bool,
+    periodic: tuple[bool, ...],
+    method: str,
+) -> None:
     for name, operand in (("x", x), ("kernel", kernel), ("bias", bias)):
         if operand is not None and not operand.is_floating_point():
             raise TypeError(f"Expected floating-point `{name}`, got {operand.dtype}")
@@ -186,6 +215,10 @@ def _check(x: Tensor, kernel: Tensor, bias: Tensor | None, causal: bool, method:
         raise ValueError(f"Expected `bias` of shape [{channels}], got {list(bias.shape)}")
     if causal and dim != 1:
         raise ValueError(f"Expected one axis for a causal convolution, got {dim}")
+    if len(periodic) != dim:
+        raise ValueError(f"Expected `periodic` to have {dim} values, got {periodic}")
+    if causal and any(periodic):
+        raise ValueError("Expected no periodic axis for a causal convolution, got one")
     if method not in ("auto", *_WAYS):
         raise ValueError(f"Expected `method` to be 'auto', 'fft' or 'direct', got {method!r}")
     if method == "direct" and dim > direct.MAX_DIM:

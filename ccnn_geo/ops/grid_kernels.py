@@ -96,7 +96,7 @@ def _render_magnet(
             leading = leading.unsqueeze(-1) * torch.complex(*factors.unbind(1)).unsqueeze(1)
             leading = leading.flatten(1)
         # The addition theorem: sin(a + b) = sin(a) cos(b) + cos(a) sin(b).
-        leading = torch.stack([leading.imag, leading.real], -1)
+        leading = torch.stack([leading.imag, leading.real], 1)
         axis_filters = filters.along(len(others), quarter)
     else:
         leading = filters.amplitudes.to(dtype).view(-1, 1, 1)
@@ -121,7 +121,7 @@ class _Tile(NamedTuple):
 
 def _tiles(leading: Tensor, coordinates: Tensor) -> Iterator[tuple[slice, list[_Tile]]]:
     """Cut the taps to `TILE_ELEMENTS`; tiles of the same columns of the last axis come together."""
-    filters, num_rows, _ = leading.shape
+    filters, _, num_rows = leading.shape
     num_columns = len(coordinates)
     size = max(1, TILE_ELEMENTS.get(leading.device.type, TILE_ELEMENTS["cpu"]) // filters)
     height = max(1, size // num_columns)
@@ -197,12 +197,12 @@ class _SeparableKernel(torch.autograd.Function):
         ctx.coordinates, ctx.with_moment = coordinates, with_moment
         ctx.save_for_backward(readout, weights, biases, leading, *axis)
         network = _Network(weights, biases)
-        kernel = readout.new_empty(len(readout), leading.size(1) * len(coordinates))
+        kernel = readout.new_empty(len(readout), leading.size(2) * len(coordinates))
         moment = readout.new_zeros((readout.size(1),) * 2 if with_moment else ())
         for columns, tiles in _tiles(leading, coordinates):
             factors = AxisFilters(*axis).evaluate(coordinates[columns]).product()
             for tile in tiles:
-                filters = _product(leading[:, tile.rows], factors)
+                filters = _product(leading[..., tile.rows], factors)
                 basis = _basis(filters, network.evaluate(filters)[0])
                 kernel[:, tile.taps] = readout @ basis
                 if with_moment:
@@ -224,7 +224,7 @@ class _SeparableKernel(torch.autograd.Function):
             factors = waves.product()
             grad_factors = torch.zeros_like(factors)
             for tile in tiles:
-                rows, grad_tile = leading[:, tile.rows], grad_kernel[:, tile.taps]
+                rows, grad_tile = leading[..., tile.rows], grad_kernel[:, tile.taps]
                 filters = _product(rows, factors)
                 evaluated = network.evaluate(filters)
                 basis = _basis(filters, evaluated[0])
@@ -233,9 +233,9 @@ class _SeparableKernel(torch.autograd.Function):
                 if ctx.with_moment:
                     grad_basis.addmm_(grad_moment + grad_moment.T, basis)
                 grad_filters = network.differentiate(filters, evaluated, grad_basis, totals)
-                grad_filters = grad_filters.view(*rows.shape[:2], -1)
-                grad_leading[:, tile.rows].add_(grad_filters @ factors.mT)
-                grad_factors.baddbmm_(rows.mT, grad_filters)
+                grad_filters = grad_filters.view(len(rows), rows.size(2), -1)
+                grad_leading[..., tile.rows].add_(factors @ grad_filters.mT)
+                grad_factors.baddbmm_(rows, grad_filters)
             grads = axis.gradients(coordinates, waves, grad_factors)
             for total, grad in zip(grad_axis, grads, strict=True):
                 total.add_(grad)
@@ -257,8 +257,8 @@ def _differentiable_gradients(ctx, grad_kernel, grad_moment):  # type: ignore[no
 
 
 def _product(leading: Tensor, factors: Tensor) -> Tensor:
-    """Multiply the factors of other axes, `[F, P, N]`, with those of the last, `[F, N, Q]`."""
-    return torch.bmm(leading, factors).flatten(1)
+    """Multiply factors of other axes, `[F, N, P]`, with those of the last, `[F, N, Q]`."""
+    return torch.bmm(leading.mT, factors).flatten(1)
 
 
 def _basis(filters: Tensor, features: list[Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ccnn_geo.ops import dense_graph, grid_conv, grid_positions
 from ccnn_geo.ops.grid_backends import cost, fft
 from ccnn_geo.ops.grid_backends.cost import Problem
-from ccnn_geo.ops.grid_backends.fft import Layout, fast_length
+from ccnn_geo.ops.grid_backends.layout import Layout, fast_length
 
 TORCH_CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
 TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -85,6 +85,105 @@ def test_a_causal_kernel_ends_at_the_present(length, taps, full, method):
     x, kernel, bias = operands((length,), (taps,), full=full)
     actual = grid_conv(x, kernel, bias, causal=True, method=method)
     assert_same(actual, reference(x, kernel, bias, causal=True), (x, kernel, bias), 1e-10)
+
+
+PERIODIC = [
+    pytest.param((9,), (3,), (True,), id="1-D"),
+    pytest.param((10,), (4,), (True,), id="1-D even"),
+    pytest.param((7,), (7,), (True,), id="1-D as long as the period"),
+    pytest.param((7,), (20,), (True,), id="1-D longer than the period"),
+    pytest.param((1,), (3,), (True,), id="1-D a single cell"),
+    pytest.param((6, 7), (3, 4), (True, True), id="2-D"),
+    pytest.param((6, 7), (5, 3), (True, False), id="2-D mixed"),
+    pytest.param((4, 5), (3, 12), (False, True), id="2-D mixed and longer"),
+    pytest.param((4, 5, 3), (3, 2, 3), (False, True, True), id="3-D mixed"),
+    pytest.param((3, 4, 5), (3, 9, 2), (True, True, False), id="3-D longer"),
+]
+
+
+def repeated(x, kernel, periodic):
+    """The convolution of a signal written out over as many periods as the kernel meets."""
+    sizes, taps = x.shape[2:], kernel.shape[-len(periodic) :]
+    copies = [-(-reach // size) for size, reach in zip(sizes, taps, strict=True)]
+    for axis, (count, wraps) in enumerate(zip(copies, periodic, strict=True), 2):
+        if wraps:
+            x = torch.cat([x] * (2 * count + 1), axis)
+    output = reference(x, kernel)
+    for axis, (size, count, wraps) in enumerate(zip(sizes, copies, periodic, strict=True), 2):
+        if wraps:
+            output = output.narrow(axis, count * size, size)
+    return output
+
+
+@pytest.mark.parametrize("method", ["fft", "direct", "auto"])
+@pytest.mark.parametrize("full", [False, True], ids=["depthwise", "full"])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("size", "taps", "periodic"), PERIODIC)
+def test_a_periodic_grid_is_one_period_of_a_repeated_signal(
+    size, taps, periodic, dtype, full, method
+):
+    x, kernel, bias = operands(size, taps, full=full, dtype=dtype)
+    actual = grid_conv(x, kernel, bias, periodic=periodic, method=method)
+    assert actual.is_contiguous()
+    expected = repeated(x, kernel, periodic) + bias.view(-1, *(1,) * len(size))
+    assert_same(actual, expected, (x, kernel, bias), TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
+def test_a_periodic_grid_is_the_sum_over_indices_modulo_its_size(method):
+    (height, width), taps = (4, 5), (3, 5)
+    x, kernel, _ = operands((height, width), taps)
+    expected = torch.zeros_like(x)
+    for i, j, s, t in itertools.product(range(height), range(width), *map(range, taps)):
+        if 0 <= j + t - 2 < width:
+            expected[:, :, i, j] += kernel[:, s, t] * x[:, :, (i + s - 1) % height, j + t - 2]
+    actual = grid_conv(x, kernel, periodic=(True, False), method=method)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("method", ["fft", "direct"])
+def test_moving_a_signal_around_a_period_moves_the_output(method):
+    x, kernel, _ = operands((11, 6), (4, 5))
+    moved = grid_conv(x.roll((5, 2), (2, 3)), kernel, periodic=(True, True), method=method)
+    expected = grid_conv(x, kernel, periodic=(True, True), method=method)
+    torch.testing.assert_close(moved, expected.roll((5, 2), (2, 3)))
+
+
+def test_periodic_gradients_are_right_and_can_be_differentiated_again():
+    x, kernel, _ = operands((3, 4), (3, 6), channels=2)
+
+    def convolve(x, kernel):
+        return grid_conv(x, kernel, periodic=(True, True))
+
+    assert torch.autograd.gradcheck(convolve, (x, kernel))
+    assert torch.autograd.gradgradcheck(convolve, (x, kernel))
+
+
+@pytest.mark.parametrize(
+    ("causal", "periodic"),
+    [
+        pytest.param(False, False, id="open"),
+        pytest.param(True, False, id="causal"),
+        pytest.param(False, True, id="periodic"),
+    ],
+)
+@pytest.mark.parametrize("full", [False, True], ids=["depthwise", "full"])
+@pytest.mark.parametrize("length", [20_000, 30_001])
+def test_long_sequences_in_blocks_are_the_same(length, full, causal, periodic):
+    x, kernel, _ = operands((length,), (37,), full=full)
+    left = 36 if causal else 18
+    assert Layout((length,), (37,), (left,), (periodic,)).block == 4096
+    actual = grid_conv(x, kernel, causal=causal, periodic=(periodic,), method="fft")
+    expected = repeated(x, kernel, (True,)) if periodic else reference(x, kernel, causal=causal)
+    assert_same(actual, expected, (x, kernel), 1e-10)
+
+
+def test_only_sequences_much_longer_than_their_kernel_are_cut():
+    assert Layout((2**20,), (1001,), (500,), (False,)).block == 4096
+    assert Layout((2**20,), (10_001,), (5000,), (True,)).block == 65_536
+    assert Layout((2**20,), (2**20 - 1,), (2**19,), (False,)).block is None
+    assert Layout((10_000,), (3,), (1,), (False,)).block is None
+    assert Layout((2**20, 1), (3, 1), (1, 0), (False,) * 2).block is None
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
@@ -190,7 +289,7 @@ def test_memory_for_spectra_stays_under_the_budget_and_blocks_change_nothing(mon
     size, taps = (12, 9), (7, 5)
     x, kernel, _ = operands(size, taps, full=full, batch=6, channels=16)
     grad = torch.randn(6, 4 if full else 16, *size, dtype=torch.float64)
-    layout = Layout(size, taps, (3, 2))
+    layout = Layout(size, taps, (3, 2), (False, False))
 
     def evaluate():
         with torch.no_grad(), LargestComplex() as largest:
@@ -215,8 +314,8 @@ def test_lengths_of_transforms_are_the_next_even_ones_of_small_factors():
 
 
 def test_axes_are_padded_each_by_the_longer_arm_of_the_kernel():
-    assert Layout((100, 64), (21, 1), (10, 0)).lengths == (120, 64)
-    assert Layout((100,), (50,), (49,)).lengths == (150,)
+    assert Layout((100, 64), (21, 1), (10, 0), (False,) * 2).lengths == (120, 64)
+    assert Layout((100,), (50,), (49,), (False,)).lengths == (150,)
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["depthwise", "full"])
@@ -241,7 +340,9 @@ def test_gradients_that_nobody_needs_are_not_computed(method):
 @pytest.mark.parametrize("method", ["fft", "direct", "auto"])
 def test_the_operator_keeps_to_the_rules_of_torch(method):
     x, kernel, _ = operands((5, 6), (3, 2))
-    torch.library.opcheck(torch.ops.ccnn_geo.grid_conv.default, (x, kernel, [1, 0], method))
+    torch.library.opcheck(
+        torch.ops.ccnn_geo.grid_conv.default, (x, kernel, [1, 0], [False, True], method)
+    )
 
 
 def test_torch_compile_sees_no_complex_numbers_and_agrees():
@@ -276,7 +377,7 @@ def test_an_empty_batch_gives_an_empty_batch(method):
 
 
 def problem(size, taps, samples=8, channels=32, dtype=torch.float32):
-    layout = Layout(size, taps, tuple((t - 1) // 2 for t in taps))
+    layout = Layout(size, taps, tuple((t - 1) // 2 for t in taps), (False,) * len(size))
     return Problem(torch.device("cpu"), dtype, layout, samples, channels, channels, True)
 
 
@@ -345,6 +446,13 @@ GOOD = {"x": torch.zeros(2, 3, 8), "kernel": torch.zeros(3, 5)}
             {"x": torch.zeros(2, 3, 8, 8), "kernel": torch.zeros(3, 5, 5), "causal": True},
             ValueError,
             "one axis for a causal convolution, got 2",
+        ),
+        ({"periodic": (True, True)}, ValueError, "`periodic` to have 1 values, got"),
+        ({"periodic": ()}, ValueError, r"`periodic` to have 1 values, got \(\)"),
+        (
+            {"periodic": (True,), "causal": True},
+            ValueError,
+            "no periodic axis for a causal convolution",
         ),
         ({"method": "winograd"}, ValueError, "'auto', 'fft' or 'direct', got 'winograd'"),
         (

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import torch
 
+from ccnn_geo.ops.grid_backends.blocks import Blocks
 from ccnn_geo.ops.grid_backends.direct import MAX_DIM, runs_vectorized
-from ccnn_geo.ops.grid_backends.fft import Layout
+from ccnn_geo.ops.grid_backends.layout import Layout
 
 Features = tuple[float, float, float]
 
@@ -92,14 +93,21 @@ class Problem(NamedTuple):
         """What a convolution through the FFT is made of, see `Costs`."""
         into, out_of = self.in_channels, self.out_channels
         kernels = into if self.depthwise else into * out_of
-        signals = self.samples * (into + out_of) + kernels
-        points = signals * math.prod(self.layout.lengths) / 1e6
-        return 1.0, points, points * math.log2(math.prod(self.layout.lengths))
+        length, count = self.transforms()
+        points = (self.samples * (into + out_of) * count + kernels) * length / 1e6
+        return 1.0, points, points * math.log2(length)
+
+    def transforms(self) -> tuple[int, int]:
+        """Points of a transform, and transforms of a signal."""
+        block = self.layout.block
+        if block is None:
+            return math.prod(self.layout.lengths), 1
+        return block, Blocks(self.layout, block).number
 
     def spectral_products(self) -> float:
         """Complex multiplications among channels, in millions."""
         products = self.samples * self.in_channels * self.out_channels / 1e6
-        return products * math.prod(self.layout.lengths) / 2
+        return products * math.prod(self.transforms()) / 2
 
     def direct_counts(self) -> Features:
         """What the sum is made of, see `Costs`."""

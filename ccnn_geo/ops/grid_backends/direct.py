@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.grid_backends.fft import Layout, working_type
+from ccnn_geo.ops.grid_backends.fft import working_type
+from ccnn_geo.ops.grid_backends.layout import Layout
 
 MAX_DIM = 3
 
@@ -21,8 +22,7 @@ def convolve(x: Tensor, kernel: Tensor, layout: Layout) -> Tensor:
     """Correlate `x [B, C, *S]` with `kernel [C, *K]` or `[O, C, *K]`; the type is that of x."""
     dtype, dim = working_type(x, kernel), len(layout.size)
     depthwise = kernel.dim() < x.dim()
-    signals, weight = x.to(dtype), kernel.to(dtype)
-    right = _right(layout)
+    signals, weight = _wrapped(x.to(dtype), layout), kernel.to(dtype)
     vectorized = depthwise and runs_vectorized(x.device, dtype)
     if depthwise:
         weight = weight.unsqueeze(1)
@@ -31,17 +31,24 @@ def convolve(x: Tensor, kernel: Tensor, layout: Layout) -> Tensor:
         signals = signals.flatten(0, 1).unsqueeze(0)
         weight = weight.repeat(x.size(0), *(1,) * (dim + 1))
     groups = len(weight) if depthwise else 1
+    arms = list(zip(layout.left, layout.right, layout.periodic, strict=True))
     if vectorized and dim < 3:
         # The transposed convolution is fast for any width, the plain one up to 13 taps only and
-        # beyond that twenty times slower.
-        padding = [min(arms) for arms in zip(layout.left, right, strict=True)]
+        # beyond that twenty times slower. Its padding is what it leaves out.
+        padding = [left + right if wraps else min(left, right) for left, right, wraps in arms]
         transposed = _TRANSPOSED[dim - 1]
         output = transposed(signals, _mirrored(weight, dim), padding=padding, groups=groups)
-        starts = [after - outside for after, outside in zip(right, padding, strict=True)]
+        starts = [
+            0 if wraps else right - outside
+            for (_, right, wraps), outside in zip(arms, padding, strict=True)
+        ]
     else:
-        padding = [max(arms) for arms in zip(layout.left, right, strict=True)]
+        padding = [0 if wraps else max(left, right) for left, right, wraps in arms]
         output = _CONVOLUTIONS[dim - 1](signals, weight, padding=padding, groups=groups)
-        starts = [outside - before for outside, before in zip(padding, layout.left, strict=True)]
+        starts = [
+            0 if wraps else outside - left
+            for (left, _, wraps), outside in zip(arms, padding, strict=True)
+        ]
     if output.shape[2:] != layout.size:
         for axis, (start, size) in enumerate(zip(starts, layout.size, strict=True), 2):
             output = output.narrow(axis, start, size)
@@ -58,19 +65,20 @@ def differentiate(
         mirrored = _mirrored(kernel, len(layout.size))
         if kernel.dim() == x.dim():
             mirrored = mirrored.transpose(0, 1)
-        grad_x = convolve(grad, mirrored, layout._replace(left=_right(layout))).to(x.dtype)
+        grad_x = convolve(grad, mirrored, layout.mirrored).to(x.dtype)
     return grad_x, _kernel_gradient(grad, x, kernel, layout) if needs_kernel else None
 
 
 def _kernel_gradient(grad: Tensor, x: Tensor, kernel: Tensor, layout: Layout) -> Tensor:
     dtype, dim = working_type(x, kernel), len(layout.size)
     depthwise = kernel.dim() < x.dim()
+    arms = zip(layout.left, layout.right, layout.periodic, strict=True)
     padding = [
         taps
-        for arms in zip(reversed(layout.left), reversed(_right(layout)), strict=True)
-        for taps in arms
+        for left, right, wraps in reversed(list(arms))
+        for taps in ((0, 0) if wraps else (left, right))
     ]
-    padded = torch.nn.functional.pad(x.to(dtype), padding)
+    padded = torch.nn.functional.pad(_wrapped(x.to(dtype), layout), padding)
     grad = grad.to(dtype).contiguous()
     if depthwise and runs_vectorized(x.device, dtype):
         # The library's gradient of depthwise kernels is slow, but it is the depthwise convolution
@@ -95,9 +103,14 @@ def runs_vectorized(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
-def _right(layout: Layout) -> tuple[int, ...]:
-    """Taps after the one at offset 0, per axis."""
-    return tuple(taps - 1 - left for taps, left in zip(layout.taps, layout.left, strict=True))
+def _wrapped(x: Tensor, layout: Layout) -> Tensor:
+    """Continue signals along periodic axes as far as the kernel reaches."""
+    arms = zip(layout.left, layout.right, layout.periodic, strict=True)
+    for axis, (left, right, wraps) in enumerate(arms, 2):
+        if wraps:
+            before = x.narrow(axis, x.size(axis) - left, left)
+            x = torch.cat([before, x, x.narrow(axis, 0, right)], axis)
+    return x
 
 
 def _mirrored(kernel: Tensor, dim: int) -> Tensor:

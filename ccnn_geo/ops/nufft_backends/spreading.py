@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.grid_backends.fft import fast_length
+from ccnn_geo.ops.grid_backends.layout import fast_length
 from ccnn_geo.ops.nufft_backends.transform import Modes
 
 _CHUNK_VALUES = 2**22
