@@ -21,6 +21,20 @@ def require_tensor(data: Data, name: str, width: int | None = None) -> Tensor:
     return value
 
 
+def check_count(name: str, value: int, *, least: int = 1) -> int:
+    """Return a number that has to be an integer and large enough.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is less than `least`.
+    """
+    if type(value) is bool or not isinstance(value, int):
+        raise TypeError(f"Expected `{name}` to be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"Expected `{name}` to be at least {least}, got {value}")
+    return value
+
+
 def select_points(data: Data, index: Tensor) -> Data:
     """Return the attributes of a subset of the points, and the edges between them.
 
@@ -55,10 +69,6 @@ class DrawPoints(ShowsOptions):
     def __init__(
         self, num_points: int, *, seed: int | None = None, generator: torch.Generator | None = None
     ) -> None:
-        if type(num_points) is bool or not isinstance(num_points, int):
-            raise TypeError(f"Expected `num_points` to be a whole number, got {num_points!r}")
-        if num_points < 1:
-            raise ValueError(f"Expected `num_points` to be at least 1, got {num_points}")
-        self.num_points = num_points
+        self.num_points = check_count("num_points", num_points)
         self.seed = seed
         self.generator = generator

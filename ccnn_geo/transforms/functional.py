@@ -1,6 +1,6 @@
 """Functions on the points of meshes and clouds."""
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from ccnn_geo.extras import import_extra
 
 __all__ = [
     "NormalizationMethod",
+    "check_method",
     "estimate_normals",
     "normalize_positions",
     "sample_surface",
@@ -73,8 +74,7 @@ def normalize_positions(pos: Array, method: NormalizationMethod = "box") -> Arra
     Raises:
         ValueError: If the method is unknown.
     """
-    if method not in ("box", "ball"):
-        raise ValueError(f"Expected `method` to be 'box' or 'ball', got {method!r}")
+    check_method(method)
     if len(pos) == 0:
         return pos
     exact: Any = pos.double() if isinstance(pos, Tensor) else pos.astype(np.float64)
@@ -90,6 +90,17 @@ def normalize_positions(pos: Array, method: NormalizationMethod = "box") -> Arra
         size = (centred * centred).sum(-1).max() ** 0.5
         centred = centred / (size + (size == 0))
     return centred.to(pos.dtype) if isinstance(pos, Tensor) else centred.astype(pos.dtype)
+
+
+def check_method(method: NormalizationMethod) -> NormalizationMethod:
+    """Return a method of `normalize_positions`.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if method not in get_args(NormalizationMethod):
+        raise ValueError(f"Expected `method` to be 'box' or 'ball', got {method!r}")
+    return method
 
 
 def estimate_normals(pos: np.ndarray, *, num_neighbors: int = 30) -> np.ndarray:

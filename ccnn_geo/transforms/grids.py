@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms.base import ShowsOptions, drop_points, require_tensor
+from ccnn_geo.transforms.base import ShowsOptions, check_count, drop_points, require_tensor
 
 __all__ = ["FlattenGrid", "GridToPoints", "MaskEmptyCells", "RandomShift"]
 
@@ -23,9 +23,7 @@ class RandomShift(ShowsOptions):
     """
 
     def __init__(self, max_shift: int) -> None:
-        if max_shift < 1:
-            raise ValueError(f"Expected `max_shift` to be at least 1, got {max_shift}")
-        self.max_shift = max_shift
+        self.max_shift = check_count("max_shift", max_shift)
 
     def forward(self, data: Data) -> Data:
         """Shift one signal."""

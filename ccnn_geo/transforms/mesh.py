@@ -5,9 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms.base import DrawPoints, ShowsOptions, drop_points, require_tensor
+from ccnn_geo.transforms.base import (
+    DrawPoints,
+    ShowsOptions,
+    check_count,
+    drop_points,
+    require_tensor,
+)
 from ccnn_geo.transforms.functional import (
     NormalizationMethod,
+    check_method,
     estimate_normals,
     normalize_positions,
     sample_surface,
@@ -68,9 +75,7 @@ class NormalizePositions(ShowsOptions):
     """
 
     def __init__(self, method: NormalizationMethod = "box") -> None:
-        if method not in ("box", "ball"):
-            raise ValueError(f"Expected `method` to be 'box' or 'ball', got {method!r}")
-        self.method: NormalizationMethod = method
+        self.method: NormalizationMethod = check_method(method)
 
     def forward(self, data: Data) -> Data:
         """Normalize one cloud."""
@@ -100,9 +105,7 @@ class EstimateNormals(ShowsOptions):
     """
 
     def __init__(self, num_neighbors: int = 30) -> None:
-        if num_neighbors < 3:
-            raise ValueError(f"Expected `num_neighbors` to be at least 3, got {num_neighbors}")
-        self.num_neighbors = num_neighbors
+        self.num_neighbors = check_count("num_neighbors", num_neighbors, least=3)
 
     def forward(self, data: Data) -> Data:
         """Estimate the normals of one cloud."""

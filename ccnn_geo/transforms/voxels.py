@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from ccnn_geo.extras import import_extra
-from ccnn_geo.transforms.base import ShowsOptions, drop_points, require_tensor
+from ccnn_geo.transforms.base import ShowsOptions, check_count, drop_points, require_tensor
 from ccnn_geo.transforms.functional import subset_indices
 
 __all__ = [
@@ -48,6 +48,7 @@ class Voxelize(ShowsOptions):
           `dense`, `x [1, D, R, ..., R]` and `mask [1, R, ..., R]`, bool
 
     Raises:
+        TypeError: If a number is not an integer.
         ValueError: If a number is below 1, or if `pos` is missing, empty or not within [-1, 1].
     """
 
@@ -59,12 +60,8 @@ class Voxelize(ShowsOptions):
         dense: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        if resolution < 1:
-            raise ValueError(f"Expected `resolution` to be at least 1, got {resolution}")
-        if max_voxels is not None and max_voxels < 1:
-            raise ValueError(f"Expected `max_voxels` to be at least 1, got {max_voxels}")
-        self.resolution = resolution
-        self.max_voxels = max_voxels
+        self.resolution = check_count("resolution", resolution)
+        self.max_voxels = None if max_voxels is None else check_count("max_voxels", max_voxels)
         self.dense = dense
         self.generator = generator
 
@@ -137,12 +134,10 @@ def voxel_cells(pos: Tensor, resolution: int) -> Tensor:
         Indices from 0 to R - 1, `[N, D]`, int64. A point on a boundary is in the higher cell.
 
     Raises:
+        TypeError: If `resolution` is not an integer.
         ValueError: If there are no points, or if a point is not within [-1, 1].
     """
-    if type(resolution) is bool or not isinstance(resolution, int):
-        raise TypeError(f"Expected `resolution` to be a whole number, got {resolution!r}")
-    if resolution < 1:
-        raise ValueError(f"Expected `resolution` to be at least 1, got {resolution}")
+    check_count("resolution", resolution)
     if pos.dim() != 2 or len(pos) == 0:
         raise ValueError(f"Expected `pos` of shape [N, D] with N >= 1, got {list(pos.shape)}")
     reach = float(pos.abs().max())

@@ -20,7 +20,7 @@ def numbers(words: Words, kind: type) -> list:
             raise ValueError("`_` between digits")
         return [kind(word) for word in words]
     except ValueError as error:
-        expected = "integers" if kind is int else "numbers"
+        expected = "whole numbers" if kind is int else "numbers"
         raise ValueError(f"expected {expected}, got {list(words)[:5]}") from error
 
 

@@ -84,10 +84,10 @@ BROKEN = {
     "four dimensions": ("4OFF\n1 1 0\n0 0 0 0\n3 0 0 0\n", "expected an ASCII OFF file"),
     "the keyword alone": ("OFF", "the numbers of vertices, faces and edges, got b''"),
     "one count": ("OFF\n4\n", "the numbers of vertices, faces and edges, got b'4'"),
-    "counts that are no numbers": ("OFF\nfour two\n", "expected integers, got .*four"),
-    "underscores in counts": ("OFF\n1_0 2 0\n", "expected integers, got .*1_0"),
+    "counts that are no numbers": ("OFF\nfour two\n", "expected whole numbers, got .*four"),
+    "underscores in counts": ("OFF\n1_0 2 0\n", "expected whole numbers, got .*1_0"),
     "underscores in a coordinate": ("OFF\n1 0 0\n1_0 0 0\n", "vertex 0: expected numbers, got"),
-    "underscores in a face": (f"OFF\n4 1 0\n{SQUARE}3 0 1 0_2\n", "face 0: expected integers"),
+    "underscores in a face": (f"OFF\n4 1 0\n{SQUARE}3 0 1 0_2\n", "face 0: expected whole num"),
     "negative counts": ("OFF\n-4 2 0\n", "the numbers of vertices, faces and edges, got b'-4 2 0'"),
     "cut short after the header": (
         "OFF\n4 2 0\n",
@@ -125,8 +125,14 @@ BROKEN = {
         "OFF\n3 1 0\n0 0 0\n1 0 x\n0 1 0\n3 0 1 2\n",
         r"vertex 1: expected numbers, got \[b'1', b'0', b'x'\]",
     ),
-    "a face that is no number": (f"OFF\n4 1 0\n{SQUARE}3 0 one 2\n", "face 0: expected integers"),
-    "a face with a fraction": (f"OFF\n4 1 0\n{SQUARE}3 0 1.5 2\n", "face 0: expected integers"),
+    "a face that is no number": (
+        f"OFF\n4 1 0\n{SQUARE}3 0 one 2\n",
+        "face 0: expected whole numbers",
+    ),
+    "a face with a fraction": (
+        f"OFF\n4 1 0\n{SQUARE}3 0 1.5 2\n",
+        "face 0: expected whole numbers",
+    ),
     "a face of a negative size": (f"OFF\n4 1 0\n{SQUARE}-3 0 1 2\n", "face 0: expected -3"),
     "a negative index": (
         f"OFF\n4 1 0\n{SQUARE}3 0 1 -1\n",
