@@ -36,14 +36,14 @@ OPTIONAL = {
 
 # Imports only go down: each part of `ccnn_geo`, and the parts it may import besides itself.
 MAY_IMPORT = {
-    "files": set(),
+    "files": {"text"},
     "text": set(),
     "ops": {"files"},
     "pretrained.model": {"files"},
     "nn": {"ops", "pretrained.model"},
     "transforms": {"ops"},
     "visualization": {"files", "nn", "text", "transforms"},
-    "training": {"files", "nn", "visualization"},
+    "training": {"files", "nn", "pretrained.model", "visualization"},
     "datasets": {"files", "ops", "transforms"},
     "pretrained": {"datasets", "nn", "ops", "pretrained.model", "transforms"},
     "commands": {
