@@ -3,29 +3,57 @@
 import json
 import math
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ccnn_geo.text import printable
+
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a folder and keep every other process out of this block for the same folder."""
-    from filelock import FileLock
+def locked(folder: Path, *, timeout: float = -1, setting: str = "cache_dir") -> Iterator[None]:
+    """Make a folder and keep every other process out of this block for the same folder.
 
+    The operating system releases the lock when the process ends, however it ends.
+
+    Args:
+        folder: The folder, created if necessary.
+        timeout: Seconds to wait for another process; without limit if negative.
+        setting: Name of the setting that chooses the folder, for the error message.
+
+    Raises:
+        TimeoutError: If another process still has the folder; names the folder and the process.
+        OSError: If the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    owner = folder / ".lock.owner"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
+        held = FileLock(folder / ".lock").acquire(timeout=timeout)
+    except Timeout as error:
+        raise TimeoutError(f"{folder}: in use by {_read_owner(owner)}") from error
     except OSError as error:
-        hint = f"cannot write here ({error.strerror}); choose another folder, e.g. by `cache_dir`"
+        hint = f"cannot write here ({error.strerror}); choose another folder, e.g. by `{setting}`"
         raise OSError(error.errno, hint, str(folder)) from error
+    with held:
+        try:
+            with atomic_write(owner) as file:
+                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+
+
+def _read_owner(file: Path) -> str:
+    """Return the process that a lock's file names, or something vague if there is none."""
     try:
-        yield
-    finally:
-        lock.release()
+        return printable(file.read_text(errors="replace")[:100])
+    except OSError:
+        return "another process"
 
 
 @contextmanager

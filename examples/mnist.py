@@ -6,12 +6,12 @@
     python examples/mnist.py --config examples/configs/mnist_image_small.yaml
     python examples/mnist.py --config examples/configs/smnist_4_140.yaml --data.root my/mnist
 
-Without a configuration it is a small network on the 8 x 8 digits that are part of the package,
-which takes a minute or two. `--data.name mnist`, as in the configurations, is MNIST itself, which
-is downloaded to `data/mnist` unless `--data.root` names a folder or an .npz file that has it.
+Without a configuration, a small network is trained on the 8 x 8 digits that are part of the
+package, which takes a minute or two. `--data.name mnist`, as in the configurations, selects MNIST,
+which is downloaded to `data/mnist` unless `--data.root` is a folder or an .npz file that holds it.
 
-`--test_forms` tests the network in other forms than that which it was trained on. A network for
-images takes clouds too: it is the same convolution.
+`--test_forms` tests the network on other forms of the digits than it was trained on. A network for
+images also accepts clouds, because the convolution is the same.
 """
 
 from pathlib import Path
@@ -26,11 +26,11 @@ from ccnn_geo.training.cli import SignalCLI
 
 DEFAULTS = {
     "trainer.max_epochs": 20,
-    "model.hidden_channels": 32,
-    "model.num_blocks": 2,
-    "model.kernel_channels": 16,
-    "model.omega_0": 10.0,
-    "model.window_width": 0.3,
+    "network.hidden_channels": 32,
+    "network.num_blocks": 2,
+    "network.kernel_channels": 16,
+    "network.omega_0": 10.0,
+    "network.window_width": 0.3,
     "model.warmup_epochs": 2,
     "data.name": "digits",
 }
@@ -43,7 +43,7 @@ class DigitsCLI(SignalCLI):
             "--test_forms",
             type=list[Literal["image", "masked", "cloud"]],
             default=[],
-            help="Forms in which to test a network for images or clouds too.",
+            help="More forms to test a network for images or clouds on.",
         )
         parser.set_defaults(DEFAULTS)
 
@@ -53,16 +53,14 @@ class DigitsCLI(SignalCLI):
             self.parser.error(f"Expected no `test_forms` of a network for sequences, got {form}")
         super().before_instantiate_classes()
 
-    def _evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
-        scores = super()._evaluate(checkpoint)
-        confusion = self.model.confusion
+    def evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
+        scores = super().evaluate(checkpoint)
         scores["test_forms"] = {}
         for form in self.config.test_forms:
             data = MNISTDataModule(**{**self.config.data.as_dict(), "form": form})
             data.setup()
             (metrics,) = self.trainer.test(self.model, data.test_dataloader(), verbose=False)
             scores["test_forms"][form] = metrics["test/accuracy"]
-        self.model.confusion = confusion
         return scores
 
 

@@ -2,10 +2,10 @@
 
     python examples/modelnet40.py --config examples/configs/demo.yaml
     python examples/modelnet40.py --data.name modelnet10 --seed_everything 1
-    python examples/modelnet40.py --data.name folder --data.root my/meshes --model.num_blocks 2
+    python examples/modelnet40.py --data.name folder --data.root my/meshes --network.num_blocks 2
 
-Without a configuration it is the published CCNN 4,16. Typed again after an interruption, the same
-command goes on after the last completed epoch.
+Without a configuration, the network is the published CCNN 4,16. After an interruption, the same
+command continues after the last completed epoch.
 """
 
 import os
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def verdict(results: dict[str, Any], classes: int) -> str:
-    """Say what a run reached, and what to type next."""
+    """Return a sentence about the accuracy of a run, and a command to continue with."""
     split = "test" if results["test"] else "val"
     if results[split] is None:
         return "There was neither a test nor a validation split to measure the accuracy on."

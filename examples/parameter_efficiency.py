@@ -4,10 +4,10 @@
     python examples/parameter_efficiency.py --seeds 0 1 2 --data.name arrays --data.root clouds.npz
     python examples/parameter_efficiency.py --only
 
-Trains CCNNs of five sizes, and PointNet++ and DGCNN as peers, one after the other, each with every
-seed. A run that is finished already is not run again. Then prints a table of all finished runs,
-mean and spread over the seeds, and draws them; `--only` without names does no more than that. A run
-is tested once, at the epoch that was best on the validation split. All other arguments go to every
+Trains CCNNs of five sizes, and PointNet++ and DGCNN for comparison, with every seed, except for
+runs that are finished already. Then prints a table of all finished runs, with the mean and the
+spread over the seeds, and draws a figure; `--only` without names does no more than that. A run is
+tested once, at its best epoch on the validation split. All other arguments are passed to every
 training.
 """
 
@@ -30,7 +30,7 @@ CONFIGS = EXAMPLES / "configs"
 
 @dataclass(frozen=True)
 class Entry:
-    """A point of the picture: what to call it, and which script and configuration make it."""
+    """A model in the figure: its label, and the script and configuration that train it."""
 
     label: str
     script: str
@@ -128,7 +128,7 @@ def row(label: str, result: dict[str, Any]) -> list[str]:
 
 
 def draw(results: dict[str, dict[str, Any]], picture: Path) -> None:
-    """Draw accuracy against parameters: CCNNs as a line, peers as points of their own."""
+    """Draw accuracy against parameters: CCNNs as a line, other models as single points."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")

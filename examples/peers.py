@@ -1,15 +1,16 @@
 """Train a small PointNet++ or DGCNN like a CCNN: same data, same schedule, same report.
 
     python examples/peers.py --config examples/configs/modelnet10_dgcnn.yaml
-    python examples/peers.py --model.architecture pointnet2 --data.name modelnet10
+    python examples/peers.py --network.architecture pointnet2 --data.name modelnet10
 
-The architectures are those of PyG's examples `pointnet2_classification.py` and
-`dgcnn_classification.py`, whose widths are those of `--model.width 64`.
+The architectures follow PyG's examples `pointnet2_classification.py` and `dgcnn_classification.py`,
+which are as wide as `--network.width 64`.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch_geometric.nn import MLP, EdgeConv, PointNetConv, global_max_pool
 from torch_geometric.utils import to_dense_batch
@@ -19,11 +20,9 @@ from ccnn_geo.datasets import PointCloudDataModule
 from ccnn_geo.training.classifier import CCNNClassifier
 from ccnn_geo.training.cli import PointCloudCLI
 
-Architecture = Literal["pointnet2", "dgcnn"]
-
 
 class PointNet2(nn.Module):
-    """PointNet++ (Qi et al. 2017): two rounds of sampling and grouping, then all points as one.
+    """PointNet++ (Qi et al. 2017): two steps of sampling and grouping, then a global pooling.
 
     Args:
         in_channels: Size of each point's features.
@@ -49,7 +48,7 @@ class PointNet2(nn.Module):
 
 
 class SetAbstraction(nn.Module):
-    """A PointNet over the neighbourhood of some of the points."""
+    """A PointNet on the neighbourhoods of a subset of the points."""
 
     max_neighbors = 64
 
@@ -65,7 +64,7 @@ class SetAbstraction(nn.Module):
         return x, pos[centers], batch[centers]
 
     def group(self, pos: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose the centres `[T]`, and connect them to the points within the radius, `[2, E]`."""
+        """Return the centres, `[T]`, and edges to them from points within the radius, `[2, E]`."""
         clouds, there = to_dense_batch(pos, batch)
         sizes = there.sum(1)
         counts = (self.ratio * sizes).ceil().long()
@@ -83,9 +82,14 @@ class SetAbstraction(nn.Module):
 
 
 def farthest_points(clouds: Tensor, there: Tensor, count: int) -> Tensor:
-    """Choose points of clouds `[B, N, D]` one by one, always the one farthest from those so far.
+    """Return the indices of farthest point sampling, `[B, count]`.
 
-    `there [B, N]` says which are points; the first one of a cloud is where it begins.
+    Every point is the farthest from all previous ones, beginning with the first of a cloud.
+
+    Args:
+        clouds: Positions, padded to one size, `[B, N, D]`.
+        there: True for points, False for padding, `[B, N]`.
+        count: Number of points to choose.
     """
     rows = torch.arange(len(clouds), device=clouds.device)
     distance = torch.full_like(there, torch.inf, dtype=clouds.dtype).masked_fill(~there, -1)
@@ -134,50 +138,44 @@ class DGCNN(nn.Module):
         )
 
 
-class PeerClassifier(CCNNClassifier):
-    """A peer in the place of the CCNN.
+class PeerCLI(PointCloudCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.set_defaults({"model.learning_rate": 0.005})
+
+    def add_network_arguments(self, group: Any) -> None:
+        group.add_function_arguments(
+            make_peer, "network", as_group=False, skip={"in_channels", "num_classes"}
+        )
+
+    def make_network(self, data: PointCloudDataModule) -> nn.Module:
+        return make_peer(data.num_features, data.num_classes, **self.config.network.as_dict())
+
+
+def make_peer(
+    in_channels: int,
+    num_classes: int,
+    *,
+    architecture: Literal["pointnet2", "dgcnn"] = "dgcnn",
+    width: int = 16,
+    dropout: float = 0.5,
+) -> nn.Module:
+    """Make a PointNet++ or DGCNN.
 
     Args:
-        in_channels: Size of each point's features `x`.
+        in_channels: Size of each point's features.
         num_classes: Number of classes.
-        architecture: Which peer.
-        width: Channels of its first layer, 64 in PyG's examples.
+        architecture: Which network.
+        width: Channels of its first layer; 64 in PyG's examples.
         dropout: Probability of dropping a channel before the last layers.
-        learning_rate: Highest learning rate.
-        warmup_epochs: Epochs over which the learning rate rises.
-        weight_decay: Weight decay of the matrices.
-        label_smoothing: Probability spread over all classes in the target.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        architecture: Architecture = "dgcnn",
-        width: int = 16,
-        dropout: float = 0.5,
-        learning_rate: float = 0.005,
-        warmup_epochs: float = 5,
-        weight_decay: float = 0.0,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            num_classes,
-            num_blocks=1,
-            learning_rate=learning_rate,
-            warmup_epochs=warmup_epochs,
-            weight_decay=weight_decay,
-            label_smoothing=label_smoothing,
-        )
-        peer = {"pointnet2": PointNet2, "dgcnn": DGCNN}[architecture]
-        self.model = peer(in_channels, num_classes, width=width, dropout=dropout)
+    peer = {"pointnet2": PointNet2, "dgcnn": DGCNN}[architecture]
+    return peer(in_channels, num_classes, width=width, dropout=dropout)
 
 
 def main() -> None:
     description = "Train a small PointNet++ or DGCNN to classify point clouds."
-    cli = PointCloudCLI(PeerClassifier, PointCloudDataModule, description=description)
+    cli = PeerCLI(CCNNClassifier, PointCloudDataModule, description=description)
     results = cli.run()
     if cli.trainer.is_global_zero:
         print(f"{results['parameters']:,} parameters; report: {cli.folder / 'results.json'}")

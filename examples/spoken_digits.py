@@ -1,18 +1,18 @@
-"""Train a CCNN on raw audio, then test it at sampling rates that it has never heard.
+"""Train a CCNN on raw audio, then test it at sampling rates that were not part of the training.
 
     python examples/spoken_digits.py
     python examples/spoken_digits.py --config examples/configs/spoken_digits_small.yaml
     python examples/spoken_digits.py --data.name spoken_digits --data.root my/recordings
 
-Without a configuration it is a small network on the 8 x 8 handwritten digits that are part of the
-package, read row by row, which takes a minute or two and only shows that everything runs.
-`--data.name spoken_digits`, as in the configurations, is real audio, 8,000 samples a second, which
-is downloaded to `data/spoken_digits` unless `--data.root` names a folder that has it.
+Without a configuration, a small network is trained on the 8 x 8 handwritten digits that are part of
+the package, read row by row, which takes a minute or two and only shows that everything runs.
+`--data.name spoken_digits`, as in the configurations, selects real audio of 8,000 samples a second,
+which is downloaded to `data/spoken_digits` unless `--data.root` is a folder that holds it.
 
-At the end the same weights are tested on all samples, on every second and on every fourth one:
-with kernels that are rescaled to the distance of the samples, and without, as kernels that are no
-functions of time would do it. `--data.subsample 2` makes one of those the test of the run itself;
-the training stays at 8 kHz. Nothing is filtered out before samples are left out.
+At the end, the same weights are tested on all samples, on every second and on every fourth one:
+with kernels that are rescaled to the distance of the samples, and with kernels that are not, like
+discrete ones. `--data.subsample 2` tests the run itself on every second sample; the training stays
+at 8 kHz. Recordings are not filtered before they are subsampled.
 """
 
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ from ccnn_geo.training.cli import SignalCLI
 
 DEFAULTS = {
     "trainer.max_epochs": 20,
-    "model.hidden_channels": 32,
-    "model.num_blocks": 2,
-    "model.kernel_channels": 16,
-    "model.omega_0": 10.0,
-    "model.window_width": 0.3,
+    "network.hidden_channels": 32,
+    "network.num_blocks": 2,
+    "network.kernel_channels": 16,
+    "network.omega_0": 10.0,
+    "network.window_width": 0.3,
     "model.warmup_epochs": 2,
     "data.name": "digits",
 }
@@ -45,14 +45,10 @@ class SpokenDigitsCLI(SignalCLI):
         super().add_arguments_to_parser(parser)
         parser.set_defaults(DEFAULTS)
 
-    def _evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
-        scores = super()._evaluate(checkpoint)
-        confusion = self.model.confusion
-        scores["resolutions"] = list(self._resolutions())
-        self.model.confusion = confusion
-        return scores
+    def evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
+        return {**super().evaluate(checkpoint), "resolutions": list(self.resolutions())}
 
-    def _resolutions(self) -> Iterator[dict[str, int | float]]:
+    def resolutions(self) -> Iterator[dict[str, int | float]]:
         """Test the network at several sampling rates, in both `WAYS`."""
         for subsample in SUBSAMPLES:
             row: dict[str, int | float] = {"subsample": subsample}

@@ -1,10 +1,10 @@
-"""Tables as the examples print them."""
+"""Tables on the terminal."""
 
 from collections.abc import Sequence
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, its first column to the left and all others to the right."""
+    """Print a table with its first column aligned left and all others aligned right."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     for line in (header, ["-" * width for width in widths], *rows):
@@ -14,5 +14,5 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def percent(share: float) -> str:
-    """Show an accuracy."""
+    """Return a fraction as a percentage with two decimals."""
     return f"{100 * share:.2f} %"

@@ -1,14 +1,14 @@
-"""Train on voxels, then classify point clouds that the network has never seen; or the reverse.
+"""Train on voxels and test on point clouds, without any training on clouds; or the reverse.
 
     python examples/voxel_to_pointcloud.py
     python examples/voxel_to_pointcloud.py --reverse
     python examples/voxel_to_pointcloud.py --data.name arrays --data.root clouds.npz
 
-The same weights are tested on voxels of three sizes and on clouds of three, each as trained and
-with what a continuous convolution has to offer. A cloud of N points has N / N_train times the
-training density on its surface. Under the same kernel the sum over its neighbours grows in
-proportion; the quadrature weight N_train / N makes it the same integral again. And the same number
-of neighbours reaches less far; N / N_train times as many reach as far as in training.
+The same weights are tested on voxels and on clouds of three sizes each, as trained and with two
+compensations for another density. A cloud of N points is N / N_train times as dense as a training
+cloud. Sums over the neighbours within reach grow in proportion; quadrature weights of N_train / N
+preserve the integrals. The same number of neighbours reaches less far; N / N_train times as many
+neighbours reach as far as in training.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from torch_geometric.transforms import Compose
 
 from ccnn_geo import CCNN
 from ccnn_geo.datasets import PointCloudDataModule, PointCloudDataset
-from ccnn_geo.ops import Neighborhood, nearest_neighbors
+from ccnn_geo.ops import compensate_density
 from ccnn_geo.training.classifier import CCNNClassifier
 from ccnn_geo.training.cli import PointCloudCLI
 from ccnn_geo.transforms.mesh import StackFeatures
@@ -38,14 +38,14 @@ WAYS = {
     "neighbors": {"weights": False, "neighbors": True},
     "both": {"weights": True, "neighbors": True},
 }
-# A network with 24,709 parameters; see `configs/modelnet10_4_48.yaml`. Jitter would move voxels off
-# their grid, and is left out for that reason.
+# A network with 24,709 parameters, see `configs/modelnet10_4_48.yaml`, but without jitter, which
+# would move voxels off their grid.
 DEFAULTS = {
     "trainer.max_epochs": 25,
-    "model.hidden_channels": 48,
-    "model.omega_0": 1.0,
-    "model.num_neighbors": 32,
-    "model.window_width": 0.2,
+    "network.hidden_channels": 48,
+    "network.omega_0": 1.0,
+    "network.num_neighbors": 32,
+    "network.window_width": 0.2,
     "model.warmup_epochs": 2,
     "model.label_smoothing": 0.1,
     "data.name": "modelnet10",
@@ -64,12 +64,11 @@ class TransferCLI(PointCloudCLI):
         parser.link_arguments(("resolution", "reverse"), "data.voxels", compute_fn=training_grid)
         parser.set_defaults(DEFAULTS)
 
-    def _evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
-        scores = super()._evaluate(checkpoint)
+    def evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
+        scores = super().evaluate(checkpoint)
         if scores["test"] is not None:
-            device = self.trainer.strategy.root_device
-            model = self.model.model.to(device)
-            scores["transfer"] = list(transfer(model, self.datamodule, self.config.resolution))
+            network = self.model.network.to(self.trainer.strategy.root_device)
+            scores["transfer"] = list(transfer(network, self.datamodule, self.config.resolution))
         return scores
 
 
@@ -103,7 +102,7 @@ def transfer(
 def test_clouds(
     data: PointCloudDataModule, voxels: int | None, num_points: int
 ) -> PointCloudDataset:
-    """Return the test split in another form."""
+    """Return the test split as voxels, or as clouds of another size."""
     test = data.test_dataset
     steps = [] if voxels is None else [Voxelize(voxels, num_points)]
     return PointCloudDataset(
@@ -134,39 +133,26 @@ def accuracy(
 def classify(
     model: CCNN, batch: Batch, training_size: float, *, weights: bool, neighbors: bool
 ) -> Tensor:
-    """Classify clouds, whatever the density of their points.
+    """Classify clouds of any density.
 
     Args:
         model: The model.
         batch: The clouds.
-        training_size: Points of a training cloud.
-        weights: Whether to make up for another density by quadrature weights.
-        neighbors: Whether to make up for it by another number of neighbours.
+        training_size: Number of points of a training cloud.
+        weights: If True, compensate for the density by quadrature weights.
+        neighbors: If True, compensate for it by the number of neighbours.
     """
-    density = batch.ptr.diff() / training_size
-    degrees = model.num_neighbors * (density if neighbors else torch.ones_like(density))
+    neighborhood, weight = compensate_density(
+        batch.pos, batch.batch, batch.ptr.diff() / training_size, model.num_neighbors
+    )
     return model(
         batch.x,
         batch.pos,
         batch.batch,
-        edge_index=graph(batch, degrees.round().long().clamp(min=1).tolist()),
-        weight=1 / density[batch.batch] if weights else None,
+        edge_index=neighborhood if neighbors else None,
+        weight=weight if weights else None,
         batch_size=batch.num_graphs,
     )
-
-
-def graph(batch: Batch, degrees: list[int]) -> Neighborhood:
-    """Find as many neighbours for the points of every cloud as are said for it."""
-    if len(set(degrees)) == 1:
-        return nearest_neighbors(batch.pos, degrees[0], batch.batch)
-    starts = batch.ptr.tolist()
-    index, counts = [], []
-    for start, end, degree in zip(starts[:-1], starts[1:], degrees, strict=True):
-        found = nearest_neighbors(batch.pos[start:end], degree)
-        index.append(found.index + start)
-        counts += [found.degree] * (end - start)
-    pointer: Tensor = torch.tensor([0, *counts], device=batch.pos.device).cumsum(0)
-    return Neighborhood(torch.cat(index), starts[-1], starts[-1], pointer=pointer)
 
 
 def main() -> None:

@@ -1,10 +1,13 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and folders that one process uses at a time."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from ccnn_geo.files import atomic_write, save_json
+from ccnn_geo.files import atomic_write, locked, save_json
 
 
 def test_a_file_keeps_its_content_until_the_new_one_is_complete(tmp_path):
@@ -44,3 +47,44 @@ def test_json_that_cannot_be_written_leaves_the_previous_file(tmp_path):
         save_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": None}
     assert list(tmp_path.iterdir()) == [path]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ccnn_geo.files import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_names_the_process_that_holds_it_and_ends_with_it(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "locked\n"
+            message = f"run: in use by process {holder.pid} on "
+            with pytest.raises(TimeoutError, match=message), locked(tmp_path / "run", timeout=0):
+                pytest.fail("two processes share a folder")
+        finally:
+            holder.kill()
+    assert holder.returncode == (-signal.SIGKILL if sys.platform != "win32" else 1)
+    with locked(tmp_path / "run", timeout=0):
+        pass
+
+
+def test_a_lock_is_released_by_an_error_and_leaves_no_name(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError, match="stop"), locked(tmp_path, timeout=0):
+            raise KeyError("stop")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_setting_that_chooses_it(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OSError, match=r"cannot write here .* e.g. by `root`.*run"),
+        locked(tmp_path / "file" / "run", setting="root"),
+    ):
+        pytest.fail("a folder inside a file")

@@ -37,14 +37,14 @@ OPTIONAL = {
 # Imports only go down: each part of `ccnn_geo`, and the parts it may import besides itself.
 MAY_IMPORT = {
     "extras": set(),
-    "files": set(),
+    "files": {"text"},
     "text": set(),
     "ops": {"files"},
     "pretrained.model": {"files"},
     "nn": {"ops", "pretrained.model"},
     "transforms": {"extras", "ops"},
     "visualization": {"extras", "files", "nn", "text", "transforms"},
-    "training": {"files", "nn", "visualization"},
+    "training": {"files", "nn", "pretrained.model", "visualization"},
     "datasets": {"extras", "files", "ops", "transforms"},
     "pretrained": {"datasets", "nn", "ops", "pretrained.model", "transforms"},
     "commands": {

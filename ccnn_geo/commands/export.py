@@ -6,8 +6,6 @@ The run's best checkpoint becomes OUT_FOLDER/NAME.safetensors and OUT_FOLDER/NAM
 from __future__ import annotations
 
 import argparse
-import functools
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +13,12 @@ from ccnn_geo.commands.terminal import write
 from ccnn_geo.files import check_name, read_json, require_entries
 
 if TYPE_CHECKING:
-    from ccnn_geo.nn import CCNN, ModelCard
+    from ccnn_geo.nn import ModelCard
 
 HELP = "export the weights of a training run"
 # Features of the data module by the number of channels.
 _FEATURES = {3: ("pos",), 6: ("normal", "pos")}
-_KEPT = ("data.", "model.", "trainer.accumulate_grad_batches")
+_KEPT = ("data.", "model.", "network.", "trainer.accumulate_grad_batches")
 # Settings of the machine, which do not affect the result.
 _PRIVATE = {
     "data.root",
@@ -87,14 +85,19 @@ def export(
         The JSON file.
 
     Raises:
-        ValueError: If report or checkpoint are damaged or not of a classifier of point clouds, or
-            `name` has a separator.
-        OSError: If the files cannot be read or written.
+        ValueError: If the report or the checkpoint is damaged or does not belong to a classifier of
+            point clouds, or if `name` has a separator.
+        OSError: If a file cannot be read or written.
     """
+    from ccnn_geo.training.checkpoints import load_network
+
     check_name("name", name)
     results = _read_results(run_folder)
     best, last = run_folder / "best.ckpt", run_folder / "last.ckpt"
-    model = _load_model(best if best.exists() else last)
+    checkpoint = best if best.exists() else last
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint}: expected the checkpoint of a run, got none")
+    model = load_network(checkpoint)
     try:
         card = _card(results, model.in_channels, license, description, data_set)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -103,31 +106,6 @@ def export(
             f"({type(error).__name__}: {error})"
         ) from error
     return model.save_pretrained(out_folder, card, name=name)
-
-
-def _load_model(checkpoint: Path) -> CCNN:
-    """Load the network of a checkpoint, from which nothing is executed.
-
-    Raises:
-        ValueError: If it is no checkpoint of a classifier.
-        FileNotFoundError: If it is missing.
-    """
-    import torch
-
-    from ccnn_geo.training.classifier import CCNNClassifier
-
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint}: expected the checkpoint of a run, got none")
-    load = functools.partial(CCNNClassifier.load_from_checkpoint, checkpoint, weights_only=True)
-    try:
-        # Without data first: sizes are compared before memory is allocated.
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*no-op")
-            load(map_location="meta")
-        return load(map_location="cpu").model
-    except Exception as error:  # whatever the content of the file leads to
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{checkpoint}: expected a CCNN's checkpoint ({reason})") from error
 
 
 def _read_results(run_folder: Path) -> dict[str, Any]:

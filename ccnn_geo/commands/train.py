@@ -12,14 +12,17 @@ HELP = "train a network; `train --help` lists all settings"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare no arguments: `train` has its own reader of them."""
+    """Declare no arguments: the command has a parser of its own."""
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Train with the arguments of the experiments' command line and return the exit code.
+    """Train a network and return the exit code.
+
+    Configurations are code: a `class_path` in a file imports any module on the path. Run only
+    configurations that you trust.
 
     Args:
-        arguments: What stands after `train`.
+        arguments: Arguments after `train`, see `PointCloudCLI`.
     """
     from ccnn_geo.datasets import PointCloudDataModule
     from ccnn_geo.training.classifier import CCNNClassifier
@@ -27,7 +30,7 @@ def train(arguments: Sequence[str]) -> int:
 
     command_line = sys.argv
     try:
-        # For reading alone: processes that Lightning starts later repeat the command line as it is.
+        # While parsing only: processes that Lightning starts later repeat the original arguments.
         sys.argv = ["python -m ccnn_geo train", *arguments]
         cli = PointCloudCLI(CCNNClassifier, PointCloudDataModule, description=__doc__)
     finally:

@@ -1,5 +1,6 @@
 """Functions on tensors: neighbour search and the continuous convolution."""
 
+from ccnn_geo.ops.density import compensate_density
 from ccnn_geo.ops.grid_conv import grid_conv
 from ccnn_geo.ops.grid_positions import dense_graph, grid_positions
 from ccnn_geo.ops.kernel_support import KernelSupport
@@ -16,6 +17,7 @@ __all__ = [
     "MAGNetWeights",
     "Neighborhood",
     "backends",
+    "compensate_density",
     "dense_graph",
     "grid_conv",
     "grid_positions",

@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ccnn_geo.files import atomic_write, check_name, save_json
 from ccnn_geo.pretrained.card import ModelCard
 from ccnn_geo.pretrained.storage import (
     FORMAT,
+    TensorInfo,
     check_weights,
     count_weights,
+    differences,
     find_pretrained,
     read_pretrained,
     read_weights,
@@ -55,6 +57,11 @@ class PretrainedModule(nn.Module):
     argument_classes: ClassVar[dict[str, type]] = {}
     """Classes that may be arguments, by the names that represent them in a file."""
     _unsaved: dict[str, str]
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """Name of the class and its arguments, or None if an argument cannot be stored as JSON."""
+        return None if self._unsaved else {"model": type(self).__name__, "arguments": self.config}
 
     def save_pretrained(
         self, folder: str | Path, card: ModelCard | None = None, *, name: str = "model"
@@ -118,23 +125,58 @@ class PretrainedModule(nn.Module):
         file = find_pretrained(name_or_folder)
         content = read_pretrained(file)
         weights = file.with_suffix(".safetensors")
-        calls = _CALLS_PER_TENSOR * (1 + count_weights(weights))
+        num_tensors = count_weights(weights)
         with torch.random.fork_rng(devices=[]):
             try:
-                arguments = cls._arguments(content)
-                with torch.device("meta"), _LimitedCalls(calls):
-                    skeleton = cls(**arguments)
+                arguments, expected = cls._outline(content, num_tensors)
                 card = content["card"]
                 card = None if card is None else ModelCard.from_json(card)
             except Exception as error:  # whatever the content of the file leads to
-                expected = isinstance(error, (TypeError, ValueError))
-                reason = str(error) if expected else f"{type(error).__name__}: {error}"
-                raise ValueError(f"{file}: {reason}") from error
-            check_weights(weights, skeleton.state_dict())
+                raise ValueError(f"{file}: {_reason(error)}") from error
+            check_weights(weights, expected)
             model = cls(**arguments)
         model.card = card
         model.load_state_dict(read_weights(weights, content["sha256"]), assign=True)
         return model.eval()
+
+    @classmethod
+    def from_description(cls, description: Any, weights: Mapping[str, Tensor]) -> Self:
+        """Make a model from its `description` and weights, in evaluation mode and on the CPU.
+
+        Sizes are compared before memory is allocated.
+
+        Args:
+            description: Name of the class and its arguments.
+            weights: Tensors of the model by name.
+
+        Raises:
+            ValueError: If the description is invalid, or if the weights do not fit it.
+        """
+        with torch.random.fork_rng(devices=[]):
+            try:
+                arguments, expected = cls._outline(description, len(weights))
+            except Exception as error:  # whatever the description leads to
+                raise ValueError(_reason(error)) from error
+            found = {name: TensorInfo.of(tensor) for name, tensor in weights.items()}
+            problems = differences(found, expected)
+            if problems:
+                raise ValueError(f"Expected the weights of the described model, got {problems}")
+            model = cls(**arguments)
+        model.load_state_dict(weights)
+        return model.eval()
+
+    @classmethod
+    def _outline(
+        cls, description: Any, num_tensors: int
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the arguments of a described model, and its tensors without data.
+
+        Raises:
+            ValueError: If the model is far larger than one of `num_tensors` tensors.
+        """
+        arguments = cls._arguments(description)
+        with torch.device("meta"), _LimitedCalls(_CALLS_PER_TENSOR * (1 + num_tensors)):
+            return arguments, cls(**arguments).state_dict()
 
     @classmethod
     def _arguments(cls, content: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +190,12 @@ class PretrainedModule(nn.Module):
             else _from_json(key, value)
             for key, value in content["arguments"].items()
         }
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error, with its type if it was not foreseen."""
+    foreseen = isinstance(error, (TypeError, ValueError))
+    return str(error) if foreseen else f"{type(error).__name__}: {error}"
 
 
 class _LimitedCalls(TorchFunctionMode):

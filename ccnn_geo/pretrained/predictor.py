@@ -14,7 +14,7 @@ from torch_geometric.data import Batch, Data
 from ccnn_geo.datasets.io.readers import Geometry
 from ccnn_geo.datasets.point_clouds.sampling import Normalization, Sampling
 from ccnn_geo.nn import CCNN
-from ccnn_geo.ops import nearest_neighbors
+from ccnn_geo.ops import compensate_density
 from ccnn_geo.pretrained.card import ModelCard
 from ccnn_geo.transforms.functional import subset_indices
 from ccnn_geo.transforms.mesh import StackFeatures
@@ -177,16 +177,18 @@ class Classifier:
         batch = Batch.from_data_list([self._stack(_data(cloud)) for cloud in clouds])
         batch = batch.to(self.device)
         density = min(1.0, num_points / self.card.preprocessing.num_points)
-        neighbors = nearest_neighbors(
-            batch.pos, max(1, round(self.model.num_neighbors * density)), batch.batch
+        neighbors, weight = compensate_density(
+            batch.pos,
+            batch.batch,
+            torch.full((len(clouds),), density, dtype=torch.float64),
+            self.model.num_neighbors,
         )
         x = batch.x.to(next(self.model.parameters()).dtype)
-        weight = None if density == 1.0 else x.new_full((len(x),), 1 / density)
         logits = self.model(
             x,
             batch.pos,
             batch.batch,
-            edge_index=neighbors,
+            edge_index=neighbors if self.model.evaluation == "neighbors" else None,
             weight=weight,
             batch_size=len(clouds),
         )

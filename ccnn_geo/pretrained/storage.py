@@ -10,14 +10,21 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from ccnn_geo.files import read_json
 
-__all__ = ["find_pretrained", "pretrained_names", "read_pretrained", "read_weights"]
+__all__ = [
+    "TensorInfo",
+    "differences",
+    "find_pretrained",
+    "pretrained_names",
+    "read_pretrained",
+    "read_weights",
+]
 
 FORMAT = 1
 """Version of the JSON files."""
@@ -95,6 +102,51 @@ def count_weights(file: Path) -> int:
         return len(content.keys())
 
 
+class TensorInfo(NamedTuple):
+    """Shape and type of a stored tensor."""
+
+    shape: list[int]
+    dtype: str
+    is_floating_point: bool
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        """Describe a tensor."""
+        return cls(list(tensor.shape), str(tensor.dtype), tensor.is_floating_point())
+
+
+def differences(found: Mapping[str, TensorInfo], expected: Mapping[str, Tensor]) -> str:
+    """Compare the names, shapes and types of stored tensors with a model.
+
+    Args:
+        found: The stored tensors by name.
+        expected: Tensors of the model by name, possibly without data (on the `meta` device).
+
+    Returns:
+        The differences in words; empty if there are none.
+    """
+    common = [(name, found[name], tensor) for name, tensor in expected.items() if name in found]
+    names = {
+        "missing": [name for name in expected if name not in found],
+        "unknown": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} {info.shape} instead of {list(tensor.shape)}"
+            for name, info, tensor in common
+            if info.shape != list(tensor.shape)
+        ],
+        "of another type": [
+            f"{name} {info.dtype} instead of {tensor.dtype}"
+            for name, info, tensor in common
+            if info.is_floating_point != tensor.is_floating_point()
+        ],
+    }
+    return "; ".join(
+        f"{len(each)} {kind}: {', '.join(each[:_SHOWN])}" + ", ..." * (len(each) > _SHOWN)
+        for kind, each in names.items()
+        if each
+    )
+
+
 def check_weights(file: Path, expected: Mapping[str, Tensor]) -> None:
     """Compare the names, shapes and types in the header of a safetensors file with a model.
 
@@ -107,30 +159,14 @@ def check_weights(file: Path, expected: Mapping[str, Tensor]) -> None:
         FileNotFoundError: If it is missing.
     """
     with _opened(file) as content:
-        found = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
-        differences = {
-            "missing": [name for name in expected if name not in found],
-            "unknown": [name for name in found if name not in expected],
-            "of another shape": [
-                f"{name} {found[name].get_shape()} instead of {list(tensor.shape)}"
-                for name, tensor in expected.items()
-                if name in found and found[name].get_shape() != list(tensor.shape)
-            ],
-            "of another type": [
-                f"{name} {found[name].get_dtype()} instead of {tensor.dtype}"
-                for name, tensor in expected.items()
-                if name in found
-                and (found[name].get_dtype() in _FLOATS) != tensor.is_floating_point()
-            ],
+        slices = {name: content.get_slice(name) for name in content.keys()}  # noqa: SIM118
+        found = {
+            name: TensorInfo(each.get_shape(), each.get_dtype(), each.get_dtype() in _FLOATS)
+            for name, each in slices.items()
         }
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}" + ", ..." * (len(names) > _SHOWN)
-        for kind, names in differences.items()
-        if names
-    ]
+    problems = differences(found, expected)
     if problems:
-        name = file.with_suffix(".json").name
-        raise ValueError(f"{file}: not the weights of {name}: {'; '.join(problems)}")
+        raise ValueError(f"{file}: not the weights of {file.with_suffix('.json').name}: {problems}")
 
 
 def read_weights(file: Path, sha256: str) -> dict[str, Tensor]:

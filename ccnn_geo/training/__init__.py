@@ -8,20 +8,25 @@ from ccnn_geo.training.optim import parameter_groups, warmup_cosine
 if TYPE_CHECKING:
     from ccnn_geo.training.classifier import CCNNClassifier, ClassMeanAccuracy
     from ccnn_geo.training.cli import ExperimentCLI, PointCloudCLI, SignalCLI
-    from ccnn_geo.training.report import RunReport
+    from ccnn_geo.training.module import CCNNModule
+    from ccnn_geo.training.report import ConfusionMatrix, RunReport
 
 _ON_DEMAND = {
     "CCNNClassifier": "classifier",
+    "CCNNModule": "module",
     "ClassMeanAccuracy": "classifier",
+    "ConfusionMatrix": "report",
     "ExperimentCLI": "cli",
     "PointCloudCLI": "cli",
-    "SignalCLI": "cli",
     "RunReport": "report",
+    "SignalCLI": "cli",
 }
 
 __all__ = [
     "CCNNClassifier",
+    "CCNNModule",
     "ClassMeanAccuracy",
+    "ConfusionMatrix",
     "ExperimentCLI",
     "PointCloudCLI",
     "RunReport",

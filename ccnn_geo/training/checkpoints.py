@@ -1,25 +1,44 @@
-"""Checkpoints that are complete or not there, and from which nothing is ever executed."""
+"""Checkpoints: written completely or not at all, checked before use, and never executed."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
 
 from ccnn_geo.files import atomic_write
+from ccnn_geo.nn import CCNN
+from ccnn_geo.pretrained.storage import TensorInfo, differences
 
-__all__ = ["AtomicCheckpointIO", "check_checkpoint"]
+__all__ = ["AtomicCheckpointIO", "check_checkpoint", "load_network"]
 
-_KEYS = ("state_dict", "epoch", "global_step", "loops")
+_PREFIX = "network."
+# What Lightning and `CCNNModule` need to resume.
+_ENTRIES: dict[str, Any] = {
+    "state_dict": dict,
+    "epoch": int,
+    "global_step": int,
+    "loops": dict,
+    "pytorch-lightning_version": str,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "seed": int,
+    "network": dict | None,
+}
+_ADVICE = "remove it to train from the start"
+_EARLIER = (
+    "expected a description of the network in `network`; checkpoints of earlier versions of "
+    "ccnn_geo lack it, keep the weights in `model` instead of `network`, and cannot be read"
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its target and rename it, so that a kill leaves the one before.
+    """Write a checkpoint beside its target and rename it, so that a kill leaves the previous one.
 
-    Lightning's own writes to a temporary folder that may be on another file system, and copies.
+    Lightning writes to a temporary folder, which may be on another file system, and copies.
     """
 
     def save_checkpoint(
@@ -36,21 +55,73 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-def check_checkpoint(path: Path) -> None:
-    """Check that a file is a complete checkpoint of a training, without executing anything in it.
+def check_checkpoint(path: Path, module: nn.Module) -> None:
+    """Check that a training can be resumed from a file, without executing anything in it.
+
+    Args:
+        path: The file.
+        module: The LightningModule whose names and shapes of tensors it has to have.
 
     Raises:
-        ValueError: If it is not; names the file and says what to do.
+        ValueError: If it is not a complete checkpoint of such a module; names the file and says
+            what to do.
     """
-    advice = "remove it to train from the start"
+    try:
+        content = _read(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_ADVICE}") from error
+    wrong = [
+        name for name, kind in _ENTRIES.items() if not isinstance(content.get(name, ...), kind)
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path}: expected the checkpoint of a training, got none or another type of "
+            f"{', '.join(wrong)}; {_ADVICE}"
+        )
+    found = {name: TensorInfo.of(tensor) for name, tensor in content["state_dict"].items()}
+    problems = differences(found, module.state_dict())
+    if problems:
+        raise ValueError(f"{path}: expected the weights of this model, got {problems}; {_ADVICE}")
+
+
+def load_network(path: Path) -> CCNN:
+    """Load the network of a checkpoint in evaluation mode, without executing anything in it.
+
+    The checkpoint of a `CCNNModule` describes its network. Sizes are compared with the weights
+    before memory is allocated.
+
+    Raises:
+        ValueError: If it is not the checkpoint of a `CCNN`; names the file.
+        FileNotFoundError: If it is missing.
+    """
+    content = _read(path)
+    weights = {
+        name.removeprefix(_PREFIX): tensor
+        for name, tensor in content["state_dict"].items()
+        if name.startswith(_PREFIX)
+    }
+    try:
+        return CCNN.from_description(content["network"], weights)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected the checkpoint of a CCNN ({error})") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that has at least weights and an entry for its network.
+
+    Raises:
+        ValueError: If it is not one; names the file.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (EOFError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever the content of the file leads to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: expected a complete checkpoint ({reason}); {advice}") from error
-    missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise ValueError(
-            f"{path}: expected the checkpoint of a training, with {', '.join(_KEYS)}, got none of "
-            f"{', '.join(missing)}; {advice}"
-        )
+        raise ValueError(f"{path}: expected a complete checkpoint ({reason})") from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise ValueError(f"{path}: expected a checkpoint with tensors by name in `state_dict`")
+    if "network" not in content:
+        raise ValueError(f"{path}: {_EARLIER}")
+    return content

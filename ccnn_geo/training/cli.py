@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Set
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from torch import nn
 
-from ccnn_geo.files import atomic_write, check_name, save_json
+from ccnn_geo.files import check_name, save_json
+from ccnn_geo.nn import CCNN
 from ccnn_geo.training.checkpoints import AtomicCheckpointIO, check_checkpoint
-from ccnn_geo.training.report import RunReport
+from ccnn_geo.training.folders import claim_folder, find_folder
+from ccnn_geo.training.parser import ExperimentParser
+from ccnn_geo.training.report import ConfusionMatrix, RunReport
+from ccnn_geo.training.settings import comparable_settings
 from ccnn_geo.visualization.figures import draw_run
 
 __all__ = ["ExperimentCLI", "PointCloudCLI", "SignalCLI"]
 
-# What a resumed run may do differently, because its numbers do not depend on it.
-_FREE_SETTINGS = {"config", "name", "data.num_workers", "trainer.enable_progress_bar"}
 # A resumed run finds its own files, data in memory need no workers, and there may be no validation.
 _EXPECTED_WARNINGS = (
     "Checkpoint directory .* exists",
@@ -33,27 +36,36 @@ _EXPECTED_WARNINGS = (
     "Total length of `list` across ranks is zero",
     ".*could not find the monitored key",
 )
+# Arguments that follow from the data, and those that YAML cannot express.
+_NOT_SETTINGS = {"in_channels", "out_channels", "dim", "size", "spacing", "block", "kernel"}
 
 
 class ExperimentCLI(LightningCLI):
-    """A `LightningCLI` without subcommands, which trains, tests once and writes a report.
+    """A `LightningCLI` without subcommands that trains, tests once and writes a report.
 
-    A run has a folder to itself, `runs/NAME/seedN`, with its settings, its checkpoints (`best.ckpt`
-    by validation accuracy, `last.ckpt` after every epoch), its log and, once it is finished,
-    `results.json`. Started again with the same settings, an unfinished run goes on after its last
-    completed epoch. Other settings, or another run after a finished one, get the next free folder,
-    `runs/NAME/seedN-2` and so on, so that nothing is ever overwritten.
+    Beside Lightning's groups `trainer`, `model` and `data`, there is a group `network`. The network
+    is made for the data, and handed to the LightningModule as its argument `network`.
 
-    `--trainer.default_root_dir` takes the place of `runs`, and `--name` that of the stem of the
-    configuration file, or of the data set's name where there is none.
+    Every run has a folder, `runs/NAME/seedN`, which contains its settings, its checkpoints
+    (`best.ckpt` by validation accuracy, `last.ckpt` after every epoch), its log and, at the end,
+    `results.json`. A run that was interrupted continues after its last completed epoch if it is
+    started again with the same settings. Runs with other settings, and runs after a finished one,
+    get the next free folder, `runs/NAME/seedN-2` and so on; nothing is overwritten. While a run is
+    using a folder, starting the same run again is an error.
+
+    `--trainer.default_root_dir` replaces `runs`. `--name` replaces NAME, which is by default the
+    name of the configuration file, or of the data set if there is none.
+
+    Configurations are code: a `class_path` in a YAML file imports any module on the path. Run only
+    configurations that you trust.
 
     Args:
-        model_class: The LightningModule; it logs `val/accuracy`, and keeps the confusion matrix of
-            its last test in `confusion`.
+        model_class: The LightningModule, with arguments `network` and `num_classes`. It logs
+            `val/accuracy`, and its `test_step` returns the logits.
         datamodule_class: The LightningDataModule, with arguments `name` and `seed` and attributes
-            `split_sizes` and `class_names`.
-        description: What `--help` begins with.
-        max_epochs: Epochs where nothing else is said.
+            `split_sizes`, `class_names` and `num_classes`.
+        description: First sentence of `--help`.
+        max_epochs: Default number of epochs.
     """
 
     folder: Path
@@ -67,26 +79,42 @@ class ExperimentCLI(LightningCLI):
         max_epochs: int = 200,
     ) -> None:
         self.report = RunReport()
-        super().__init__(
-            model_class,
-            datamodule_class,
-            run=False,
-            seed_everything_default=0,
-            trainer_defaults={"max_epochs": max_epochs, "log_every_n_steps": 1},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            save_config_callback=_SaveSettings,
-            save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"description": description},
-        )
+        with ExitStack() as self._claim:
+            super().__init__(
+                model_class,
+                datamodule_class,
+                run=False,
+                seed_everything_default=0,
+                trainer_defaults={"max_epochs": max_epochs, "log_every_n_steps": 1},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                save_config_callback=None,
+                parser_class=ExperimentParser,
+                parser_kwargs={"description": description},
+            )
+            self._claim = self._claim.pop_all()  # until the end of `run`
+
+    def add_network_arguments(self, group: Any) -> None:
+        """Add the arguments of the network, `--network.NAME`, to a group of the parser."""
+        raise NotImplementedError
+
+    def make_network(self, data: Any) -> nn.Module:
+        """Make the network from `self.config.network` for a data module that is set up."""
+        raise NotImplementedError
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the name of the run, and let the data follow the seed of the run."""
+        """Add the name of the run and the network, and link the data with the other groups."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run.")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        group = parser.add_argument_group("The network")
+        self.add_network_arguments(group)
+        for argument, compute in (("network", self._network), ("num_classes", _num_classes)):
+            parser.link_arguments(
+                "data", f"model.{argument}", compute_fn=compute, apply_on="instantiate"
+            )
 
     def before_instantiate_classes(self) -> None:
-        """Find the folder of the run."""
+        """Find the folder of the run, and keep other processes out of it."""
         configs = self.config.config
         name = self.config.name
         if name is None:
@@ -96,21 +124,25 @@ class ExperimentCLI(LightningCLI):
         except ValueError as error:
             self.parser.error(str(error))
         runs = Path(self.config.trainer.default_root_dir or "runs")
-        self.folder = self._find_folder(runs / name)
+        first, config = runs / name / f"seed{self.config.seed_everything}", self._dumped()
+        self.folder = rank_zero_only(self._claimed_folder)(first, config) or find_folder(
+            first, config
+        )
         rank_zero_info(f"The folder of this run is {self.folder}")
 
     def instantiate_classes(self) -> None:
-        """Make data, model and trainer; what is wrong with their arguments is a usage error."""
+        """Make data, network, model and trainer; errors in their arguments are usage errors."""
         try:
             super().instantiate_classes()
         except (OSError, ValueError) as error:
-            # What a linked argument is computed from fails inside an error of the parser's own.
+            # The parser wraps errors of the functions that links are computed by.
             self.parser.error(str(error.__cause__ or error))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make a trainer that keeps everything in the run's folder."""
+        self.confusion = ConfusionMatrix(self.datamodule.num_classes)
         checkpoint = partial(ModelCheckpoint, self.folder, enable_version_counter=False)
-        callbacks: list[Callback] = [self.report]
+        callbacks: list[Callback] = [self.report, self.confusion]
         if self.config.trainer.enable_checkpointing is not False:
             callbacks.append(checkpoint("best", monitor="val/accuracy", mode="max"))
             callbacks.append(checkpoint("last", save_on_train_epoch_end=True))
@@ -124,50 +156,49 @@ class ExperimentCLI(LightningCLI):
         return super().instantiate_trainer(default_root_dir=str(self.folder), **kwargs)
 
     def run(self) -> dict[str, Any]:
-        """Train, take the best epoch, test it, and write the report.
+        """Train, evaluate the best epoch, and write the report.
 
         Returns:
             The content of `results.json`.
         """
-        with warnings.catch_warnings():
+        with self._claim, warnings.catch_warnings():
             for message in _EXPECTED_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             last, best = self.folder / "last.ckpt", self.folder / "best.ckpt"
-            if last.exists():
-                rank_zero_info(f"Resuming from {last}; without the folder, the run begins anew")
-                try:
-                    check_checkpoint(last)
-                except ValueError as error:
-                    self.parser.error(str(error))
-            self.trainer.fit(
-                self.model,
-                self.datamodule,
-                ckpt_path=last if last.exists() else None,
-                weights_only=True,
-            )
+            resumed = last if last.exists() else None
+            if resumed is not None:
+                rank_zero_info(f"Resuming from {last}; remove the folder to start anew")
+                self._check_checkpoints(path for path in (last, best) if path.exists())
+            self.trainer.fit(self.model, self.datamodule, ckpt_path=resumed, weights_only=True)
             summary = self.report.summary()
             checkpoint = next((path for path in (best, last) if path.exists()), None)
-            scores = self._evaluate(checkpoint)
-        results = {
-            "name": self.folder.parent.name,
-            "data_set": self.config.data.name,
-            "split_sizes": self.datamodule.split_sizes,
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "seed": self.config.seed_everything,
-            **scores,
-            "classes": self.datamodule.class_names,
-            "confusion": self.model.confusion,
-            **summary,
-            "settings": self._settings(),
-        }
-        if self.trainer.is_global_zero and not self.config.trainer.fast_dev_run:
-            save_json(self.folder / "results.json", results)
-            if find_spec("matplotlib") is not None:
-                draw_run(self.folder, results)
+            results = {
+                "name": self.folder.parent.name,
+                "data_set": self.config.data.name,
+                "split_sizes": self.datamodule.split_sizes,
+                "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+                "seed": self.config.seed_everything,
+                **self.evaluate(checkpoint),
+                "classes": self.datamodule.class_names,
+                **summary,
+                "settings": comparable_settings(yaml.safe_load(self._dumped())),
+            }
+            if self.trainer.is_global_zero and not self.config.trainer.fast_dev_run:
+                save_json(self.folder / "results.json", results)
+                if find_spec("matplotlib") is not None:
+                    draw_run(self.folder, results)
         return results
 
-    def _evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
-        """Measure the scores of a checkpoint on the validation and the test split."""
+    def evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
+        """Evaluate a checkpoint on the validation and the test split.
+
+        Args:
+            checkpoint: The checkpoint, or None for the present weights.
+
+        Returns:
+            The metrics by name as `val` and `test`, None for those that were not measured, and the
+            confusion matrix of the test as `confusion`.
+        """
         scores: dict[str, Any] = {}
         measures = {"val": self.trainer.validate, "test": self.trainer.test}
         for split, measure in measures.items():
@@ -181,75 +212,73 @@ class ExperimentCLI(LightningCLI):
                 verbose=False,
                 weights_only=True,
             )
-            # Without batches, as `limit_test_batches: 0` asks for, nothing is measured.
+            # Nothing is measured without batches, for example with `limit_test_batches: 0`.
             metrics = measured[0] if measured else {}
             scores[split] = {
                 name.removeprefix(f"{split}/"): x for name, x in metrics.items()
             } or None
-        return scores
+        return {**scores, "confusion": self.confusion.counts}
 
-    def _find_folder(self, parent: Path) -> Path:
-        """Return the first folder that is new, or holds an unfinished run of these settings."""
-        settings = self._settings()
-        for number in count(1):
-            suffix = "" if number == 1 else f"-{number}"
-            folder = parent / f"seed{self.config.seed_everything}{suffix}"
-            file = folder / "config.yaml"
-            if not file.exists():
-                break
-            unfinished = not (folder / "results.json").exists()
-            if unfinished and _read_settings(file) == settings:
-                break
-        return folder
+    def _claimed_folder(self, first: Path, config: str) -> Path:
+        try:
+            return self._claim.enter_context(claim_folder(first, config))
+        except TimeoutError as error:
+            self.parser.error(
+                f"{error}, which runs with the same settings; wait until it ends, or give this run "
+                "another --name"
+            )
+        except OSError as error:
+            self.parser.error(str(error))
 
-    def _settings(self) -> dict[str, Any]:
-        """Return what the numbers depend on, by its name on the command line."""
-        return dict(_flatten(yaml.safe_load(self.parser.dump(self.config))))
+    def _network(self, data: Any) -> nn.Module:
+        data.setup()
+        return self.make_network(data)
+
+    def _check_checkpoints(self, paths: Iterable[Path]) -> None:
+        try:
+            for path in paths:
+                check_checkpoint(path, self.model)
+        except ValueError as error:
+            self.parser.error(str(error))
+
+    def _dumped(self) -> str:
+        return self.parser.dump(self.config)
 
 
 class PointCloudCLI(ExperimentCLI):
-    """An `ExperimentCLI` whose data say how many features go into the model, and classes out.
+    """An `ExperimentCLI` that trains a `CCNN` on point clouds.
 
-    See `ExperimentCLI` for the arguments. `links` names the arguments of the model that the data
-    decide on, each with the attribute of the data module that it is taken from.
+    The data module has an attribute `num_features`. See `ExperimentCLI` for the arguments.
     """
 
-    links: ClassVar = {"in_channels": "num_features", "num_classes": "num_classes"}
+    def add_network_arguments(self, group: Any) -> None:
+        """Add the arguments of `CCNN`."""
+        _add_ccnn_arguments(group)
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the arguments of an experiment, and link the model to the data."""
-        super().add_arguments_to_parser(parser)
-        for target, attribute in self.links.items():
-            parser.link_arguments(
-                "data",
-                f"model.{target}",
-                compute_fn=partial(_read, attribute=attribute),
-                apply_on="instantiate",
-            )
+    def make_network(self, data: Any) -> nn.Module:
+        """Make a `CCNN`."""
+        return CCNN(data.num_features, data.num_classes, dim=3, **_ccnn_arguments(self.config))
 
 
-class SignalCLI(PointCloudCLI):
-    """A `PointCloudCLI` whose data also say on what grids the network is to work.
+class SignalCLI(ExperimentCLI):
+    """An `ExperimentCLI` that trains a `CCNN` on signals on grids, or on the cells as points.
 
-    The data module has `dim` and `size` too: the number of their axes, and of the cells along each.
+    The data module has attributes `num_features` and `size`. See `ExperimentCLI` for the arguments.
     """
 
-    links: ClassVar = {**PointCloudCLI.links, "dim": "dim", "size": "size"}
+    def add_network_arguments(self, group: Any) -> None:
+        """Add the arguments of `CCNN.for_grid`, and those of `CCNN` that it passes on."""
+        names = group.add_method_arguments(
+            CCNN, "for_grid", "network", as_group=False, skip=_NOT_SETTINGS
+        )
+        passed = {name.removeprefix("network.") for name in names}
+        _add_ccnn_arguments(group, skip={"extent", *passed})
 
-
-def _read(data: Any, *, attribute: str) -> Any:
-    data.setup()
-    return getattr(data, attribute)
-
-
-class _SaveSettings(SaveConfigCallback):
-    """Saves the settings in the run's folder, where the next start looks for them."""
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / "config.yaml") as file:
-            file.write(self.parser.dump(self.config).encode())
+    def make_network(self, data: Any) -> nn.Module:
+        """Make a `CCNN` for grids of the data's size."""
+        return CCNN.for_grid(
+            data.num_features, data.num_classes, size=data.size, **_ccnn_arguments(self.config)
+        )
 
 
 class _ProgressBar(RichProgressBar):
@@ -263,21 +292,25 @@ class _ProgressBar(RichProgressBar):
         return metrics
 
 
-def _read_settings(file: Path) -> dict[str, Any] | None:
-    """Return the settings of an earlier run, or None if its file is damaged."""
-    try:
-        settings = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return dict(_flatten(settings)) if isinstance(settings, dict) else None
+def _add_ccnn_arguments(group: Any, *, skip: Set[str] = frozenset()) -> None:
+    """Add the arguments of `CCNN`, with the published CCNN 4,16 as the default."""
+    group.add_class_arguments(
+        CCNN, "network", as_group=False, instantiate=False, skip=_NOT_SETTINGS | skip
+    )
+    group.add_argument(
+        "--network.block",
+        choices=[*CCNN.argument_classes],
+        default="CCNNBlock",
+        help="Class of the residual blocks.",
+    )
+    group.set_defaults({"network.hidden_channels": 16, "network.kernel_channels": 8})
 
 
-def _flatten(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        name = prefix + key
-        if name in _FREE_SETTINGS:
-            continue
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{name}.")
-        else:
-            yield name, value
+def _ccnn_arguments(config: Any) -> dict[str, Any]:
+    arguments = config.network.as_dict()
+    return {**arguments, "block": CCNN.argument_classes[arguments["block"]]}
+
+
+def _num_classes(data: Any) -> int:
+    data.setup()
+    return data.num_classes

@@ -1,4 +1,4 @@
-"""What optimizers are told: groups of parameters, and the learning rate of every step."""
+"""Parameter groups and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ def parameter_groups(
     window_lr_ratio: float = 1.0,
     weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Sort the parameters of a model into groups for an optimizer.
+    """Return the parameters of a model as groups for an optimizer.
+
+    The groups are `weights` (matrices of layers), `kernels` (parameters of kernel networks),
+    `vectors` (norms and biases) and `windows` (logarithms of window widths). Weight decay applies
+    to `weights` only; kernels are regularised by `kernel_penalty` instead.
 
     Args:
         model: Any module.
-        learning_rate: Learning rate of everything but the windows.
-        window_lr_ratio: Learning rate of the windows, in units of the other.
-        weight_decay: Weight decay of the group `weights`.
+        learning_rate: Learning rate of all groups but `windows`.
+        window_lr_ratio: Learning rate of `windows` divided by `learning_rate`.
+        weight_decay: Weight decay of `weights`.
 
     Returns:
-        The groups `weights` (the matrices of layers), `kernels` (all of the kernel networks),
-        `vectors` (norms and biases) and `windows` (their log-widths), those of them that have
-        parameters. Only the first one decays: what a weight decay of the kernels is meant for,
-        `kernel_penalty` does.
+        The groups that are not empty, each with `name`, `params`, `lr` and `weight_decay`.
+        Parameters that require no gradient are left out.
     """
     members: dict[str, list[nn.Parameter]]
     members = {"weights": [], "kernels": [], "vectors": [], "windows": []}
@@ -57,12 +59,15 @@ def parameter_groups(
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Return the learning rate of a step, in units of the highest one.
+    """Return the learning rate of a step as a fraction of the highest one.
+
+    The learning rate increases linearly during the warm-up and then decreases to zero along half a
+    cosine.
 
     Args:
-        step: Optimizer steps taken so far.
-        warmup_steps: Steps of the linear rise; the last of them has the highest rate.
-        total_steps: Steps after which the rate is zero.
+        step: Number of optimizer steps before this one.
+        warmup_steps: Number of steps of the warm-up; the last of them has the highest rate.
+        total_steps: Number of steps after which the rate is zero.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -1,4 +1,4 @@
-"""The record of a training run: epochs, seconds, memory and versions."""
+"""Report of a training run: epochs, seconds, memory, versions and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch_geometric.data import Batch
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-__all__ = ["RunReport"]
+__all__ = ["ConfusionMatrix", "RunReport"]
 
 
 _PACKAGES = ("ccnn_geo", "numpy", "pytorch-lightning", "torch", "torch_geometric")
 
 
 class RunReport(Callback):
-    """Keeps what a run is reported by; a resumed run goes on with the record of the first part.
+    """Record the epochs of a run; the record is part of its checkpoints.
 
     Attributes:
-        history: For every completed epoch its number, its seconds (validation included) and the
-            metrics at its end.
+        history: For every completed epoch its number, its duration in seconds (including the
+            validation) and the metrics at its end.
     """
 
     _printed = ("train/loss", "train/accuracy", "val/accuracy")
@@ -47,16 +50,16 @@ class RunReport(Callback):
         pl_module.print(", ".join(line))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the record, to be kept in the checkpoint."""
+        """Return the record for a checkpoint."""
         return {"history": self.history, "peak_memory": self.peak_memory()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the record of a checkpoint."""
+        """Continue the record of a checkpoint."""
         self.history = list(state_dict["history"])
         self._earlier_peak = state_dict["peak_memory"]
 
     def peak_memory(self) -> dict[str, float]:
-        """Return the most memory taken so far by this process, and on its GPU, in MiB."""
+        """Return the peak memory of the process, and of its GPU if there is one, in MiB."""
         peak = _peak_memory()
         return {name: max(size, self._earlier_peak.get(name, 0.0)) for name, size in peak.items()}
 
@@ -75,8 +78,59 @@ class RunReport(Callback):
         }
 
 
+class ConfusionMatrix(Callback):
+    """Count the predicted classes of the samples of every class in the last test.
+
+    The `test_step` of the LightningModule has to return the logits of a batch. With more than
+    `max_classes` classes, nothing is counted: the counts take memory in proportion to the square.
+
+    Args:
+        num_classes: Number of classes.
+
+    Attributes:
+        counts: Number of samples of class i that were predicted as class j, `[C][C]`; None before
+            a test, and if there are too many classes.
+    """
+
+    max_classes = 1000
+
+    def __init__(self, num_classes: int) -> None:
+        self.counts: list[list[int]] | None = None
+        self._metric: MulticlassConfusionMatrix | None = None
+        if num_classes <= self.max_classes:
+            self._metric = MulticlassConfusionMatrix(num_classes)
+        else:
+            rank_zero_info(
+                f"No confusion matrix of {num_classes:,} classes: expected at most "
+                f"{self.max_classes:,}"
+            )
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set the counts to zero."""
+        if self._metric is not None:
+            self._metric.to(pl_module.device).reset()
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the predictions of a batch."""
+        if self._metric is not None:
+            self._metric.update(outputs, batch.y)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add up the counts of all processes."""
+        if self._metric is not None:
+            self.counts = self._metric.compute().tolist()
+
+
 def _peak_memory() -> dict[str, float]:
-    """Return the peak memory of this process and on its GPU in MiB, where they are known."""
+    """Return the peak memory of this process and of its GPU in MiB, as far as they are known."""
     peak = {}
     if sys.platform != "win32":
         import resource  # does not exist on Windows

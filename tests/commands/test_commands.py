@@ -354,8 +354,8 @@ def trained(tmp_path_factory) -> Path:
         "data.batch_size": 4, "data.val_fraction": 0.2, "trainer.max_epochs": 1, "name": "tiny",
         "trainer.default_root_dir": folder, "trainer.enable_progress_bar": "false",
         "trainer.enable_model_summary": "false", "trainer.accelerator": "cpu",
-        "model.hidden_channels": 4, "model.num_blocks": 1, "model.kernel_channels": 4,
-        "model.num_neighbors": 8,
+        "network.hidden_channels": 4, "network.num_blocks": 1, "network.kernel_channels": 4,
+        "network.num_neighbors": 8,
     }  # fmt: skip
     command = [sys.executable, "-W", "ignore", "-m", "ccnn_geo", "train"]
     command += [f"--{name}={value}" for name, value in settings.items()]
@@ -409,7 +409,7 @@ class TestTrainAndExport:
         assert str(trained) not in (tmp_path / "tiny.json").read_text()
         checkpoint = torch.load(trained / "best.ckpt", weights_only=True)["state_dict"]
         for name, tensor in model.state_dict().items():
-            assert torch.equal(tensor, checkpoint[f"model.{name}"])
+            assert torch.equal(tensor, checkpoint[f"network.{name}"])
         np.save(tmp_path / "cloud.npy", cloud(64)[0])
         capsys.readouterr()
         assert main(["predict", "--weights", str(tmp_path), str(tmp_path / "cloud.npy")]) == 0
@@ -433,8 +433,9 @@ class TestTrainAndExport:
 
     def test_the_checkpoint_of_something_else(self, trained, tmp_path):
         shutil.copy(trained / "results.json", tmp_path)
-        torch.save({"state_dict": {}, "hyper_parameters": {"width": 3}}, tmp_path / "best.ckpt")
-        with pytest.raises(ValueError, match="best.ckpt: expected a CCNN's checkpoint"):
+        description = {"model": "DGCNN", "arguments": {"width": 3}}
+        torch.save({"state_dict": {}, "network": description}, tmp_path / "best.ckpt")
+        with pytest.raises(ValueError, match="best.ckpt: .* .Expected a CCNN, got a DGCNN"):
             export(tmp_path, tmp_path / "out", license="MIT")
         assert not (tmp_path / "out").exists()
 
@@ -444,7 +445,7 @@ class TestTrainAndExport:
         (tmp_path / "best.ckpt").write_bytes(content)
         assert main(["export", str(tmp_path), str(tmp_path / "out"), "--license", "MIT"]) == 1
         err = capsys.readouterr().err
-        assert err.startswith(f"error: {tmp_path / 'best.ckpt'}: expected a CCNN's checkpoint (")
+        assert err.startswith(f"error: {tmp_path / 'best.ckpt'}: expected a complete checkpoint (")
         assert len(err.splitlines()) == 1
 
     def test_a_missing_checkpoint(self, trained, tmp_path):
@@ -457,16 +458,16 @@ class TestTrainAndExport:
         shutil.copy(trained / "results.json", tmp_path)
         content = torch.load(trained / "best.ckpt", weights_only=True)
         save(content | {"epoch": Command(tmp_path / "executed")}, tmp_path / "best.ckpt")
-        with pytest.raises(ValueError, match="best.ckpt: expected a CCNN's checkpoint"):
+        with pytest.raises(ValueError, match="best.ckpt: expected a complete checkpoint"):
             export(tmp_path, tmp_path / "out", license="MIT")
         assert not (tmp_path / "executed").exists()
 
     def test_a_checkpoint_of_a_far_larger_network(self, trained, tmp_path):
         shutil.copy(trained / "results.json", tmp_path)
         content = torch.load(trained / "best.ckpt", weights_only=True)
-        content["hyper_parameters"]["hidden_channels"] = 10**7
+        content["network"]["arguments"]["hidden_channels"] = 10**7
         torch.save(content, tmp_path / "best.ckpt")
-        with pytest.raises(ValueError, match="best.ckpt: .*Error.* loading state_dict"):
+        with pytest.raises(ValueError, match="best.ckpt: expected .* of another shape"):
             export(tmp_path, tmp_path / "out", license="MIT")
 
     @pytest.mark.parametrize(

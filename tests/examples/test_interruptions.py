@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 TINY = [
-    *TINY_NETWORK, *QUIET, "--model.num_neighbors=8", "--data.name=shapes",
+    *TINY_NETWORK, *QUIET, "--network.num_neighbors=8", "--data.name=shapes",
     "--data.num_points=32", "--data.points_per_mesh=64", "--data.train_size=24",
     "--trainer.max_epochs=1",
 ]  # fmt: skip
@@ -48,16 +48,16 @@ def test_what_is_not_measured_is_none_in_the_report(run, option, measured):
     assert (content["confusion"] is not None) == measured["test"]
 
 
-def test_a_trial_run_of_one_batch_ends_well_and_leaves_no_report(run):
+def test_a_trial_run_of_one_batch_ends_well_and_leaves_no_folder(run):
     run(*TINY, "--trainer.fast_dev_run=true")
-    assert not (Path(FOLDER) / "results.json").exists()
+    assert not Path("runs").exists()
 
 
-def start_again(run, checkpoint):
-    """Let an unfinished run find a checkpoint, and return what it is stopped with."""
+def start_again(run, checkpoint, name="last.ckpt"):
+    """Let an unfinished run find a checkpoint that stops it."""
     run(*TINY)
     (Path(FOLDER) / "results.json").unlink()
-    checkpoint(Path(FOLDER) / "last.ckpt")
+    checkpoint(Path(FOLDER) / name)
     stopped(run, 2, *TINY)
 
 
@@ -68,7 +68,14 @@ def test_an_empty_checkpoint_is_a_usage_error(run, capsys):
 
 def test_a_foreign_checkpoint_is_a_usage_error(run, capsys):
     start_again(run, lambda path: torch.save({"state_dict": {}}, path))
-    assert "last.ckpt: expected the checkpoint of a training" in capsys.readouterr().err
+    assert "last.ckpt: expected a description of the network" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_of_the_best_epoch_is_found_before_training(run, capsys):
+    start_again(run, lambda path: path.write_bytes(b"cut short"), "best.ckpt")
+    captured = capsys.readouterr()
+    assert "best.ckpt: expected a complete checkpoint" in captured.err
+    assert "epoch" not in captured.out
 
 
 def test_a_command_in_a_checkpoint_is_not_executed_on_resume(run, capsys, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
-from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
+from ccnn_geo import CCNN  # noqa: E402
 from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
 
 TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
@@ -57,7 +57,7 @@ def test_trains_on_every_form(run, form):
 
 def test_a_network_for_masked_images_is_as_right_on_clouds(run):
     printed = run("--data.form=masked", "--test_forms=[masked,cloud]", "--data.train_size=200",
-                  "--model.num_neighbors=64", *TINY)  # fmt: skip
+                  "--network.num_neighbors=64", *TINY)  # fmt: skip
     content = report("runs/digits/seed0")
     assert content["test_forms"].keys() == {"masked", "cloud"}
     # Rounding differs between the two, and may decide on one digit that is as much this as that.
@@ -73,6 +73,13 @@ def test_learns_from_real_mnist(run, shared_data):
     content = report("runs/mnist_image_small/seed0")
     assert content["data_set"] == "mnist"
     assert content["split_sizes"] == {"train": 200, "val": 699, "test": 1500}
+
+
+def network(settings: dict, size: tuple[int, ...]) -> CCNN:
+    """The network of a configuration for signals of this size."""
+    arguments = dict(settings["network"])
+    block = CCNN.argument_classes[arguments.pop("block")]
+    return CCNN.for_grid(1, 10, size=size, block=block, **arguments)
 
 
 class TestConfigs:
@@ -91,20 +98,25 @@ class TestConfigs:
         size, blocks, hidden, kernel,
     ):  # fmt: skip
         content = settings(f"{name}_{size}")
-        model, data, trainer = content["model"], content["data"], content["trainer"]
+        network, model = content["network"], content["model"]
+        data, trainer = content["data"], content["trainer"]
         assert (data["name"], data["form"], data["batch_size"]) == ("mnist", form, 100)
         assert (trainer["max_epochs"], trainer["accumulate_grad_batches"]) == (210, 1)
-        shape = (model["num_blocks"], model["hidden_channels"], model["kernel_channels"])
+        shape = (network["num_blocks"], network["hidden_channels"], network["kernel_channels"])
         assert shape == (blocks, hidden, kernel)
-        assert (model["omega_0"], model["kernel_size"], model["causal"]) == (omega_0, "same", True)
+        assert (network["omega_0"], network["kernel_size"], network["causal"]) == (
+            omega_0,
+            "same",
+            True,
+        )
         assert (model["learning_rate"], model["warmup_epochs"]) == (learning_rate, 10)
-        assert (model["window_width"], model["window_lr_ratio"]) == (0.075, 1)
-        assert (model["kernel_l2"], model["dropout"]) == (kernel_l2, dropout)
-        assert (model["input_dropout"], model["elementwise_dropout"]) == (input_dropout, False)
+        assert (network["window_width"], model["window_lr_ratio"]) == (0.075, 1)
+        assert (model["kernel_l2"], network["dropout"]) == (kernel_l2, dropout)
+        assert (network["input_dropout"], network["elementwise_dropout"]) == (input_dropout, False)
 
     @pytest.mark.parametrize("name", ["smnist_4_140", "pmnist_4_140"])
     def test_make_the_published_model(self, settings, name):
-        model = CCNNClassifier(1, 10, dim=1, size=(784,), **settings(name)["model"])
+        model = network(settings(name), (784,))
         assert sum(parameter.numel() for parameter in model.parameters()) == 198_769
 
     @pytest.mark.parametrize("form", ["image", "masked", "sequential", "cloud"])
@@ -113,7 +125,7 @@ class TestConfigs:
         content = settings(name)
         assert content["data"]["form"] == form
         size = (784,) if form == "sequential" else (28, 28)
-        model = CCNNClassifier(1, 10, dim=len(size), size=size, **content["model"])
+        model = network(content, size)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         assert parameters <= 50_000
         assert f"{parameters:,} parameters" in (CONFIGS / f"{name}.yaml").read_text()
@@ -125,7 +137,7 @@ class TestConfigs:
         (["--data.form=voxels"], "data.form"),
         (["--data.name=mnist", "--data.root=nowhere", "--data.download=false"], "in nowhere"),
         (["--data.form=permuted", "--test_forms=[cloud]"], "Expected no `test_forms`"),
-        (["--model.causal=true"], "`dim` = 1 for a causal convolution, got 2"),
+        (["--network.causal=true"], "`dim` = 1 for a causal convolution, got 2"),
         (["--data.name=mnist", f"--data.root={__file__}"], "test_mnist.py"),
     ],
 )
@@ -137,5 +149,5 @@ def test_bad_arguments_are_usage_errors(run, capsys, arguments, message):
 def test_help_names_the_settings(run, capsys):
     stopped(run, 0, "--help")
     printed = capsys.readouterr().out
-    for name in ("--data.form", "--data.max_shift", "--model.kernel_size", "--test_forms"):
+    for name in ("--data.form", "--data.max_shift", "--network.kernel_size", "--test_forms"):
         assert name in printed

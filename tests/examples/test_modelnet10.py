@@ -20,7 +20,7 @@ from examples_helpers import EXAMPLES, QUIET, TINY_NETWORK  # noqa: E402
 TINY = [
     *QUIET, "--data.num_points=32", "--data.points_per_mesh=128", "--trainer.max_epochs=1",
 ]  # fmt: skip
-TINY_CCNN = [*TINY_NETWORK, "--model.num_neighbors=8"]
+TINY_CCNN = [*TINY_NETWORK, "--network.num_neighbors=8"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
 
@@ -90,15 +90,6 @@ class TestClassify:
             for cloud in batch.to_data_list()
         ]
         torch.testing.assert_close(together, torch.cat(alone))
-
-    def test_every_point_gets_the_neighbours_asked_for_its_cloud(self, example):
-        transfer = example("voxel_to_pointcloud")
-        neighbors = transfer.graph(clouds(20, 60, 3), [6, 18, 9])
-        expected = [6] * 20 + [18] * 60 + [3] * 3
-        assert neighbors.pointer.diff().tolist() == expected
-        cloud = torch.tensor([0] * 20 + [1] * 60 + [2] * 3)
-        source, target = neighbors.edge_index
-        assert torch.equal(cloud[source], cloud[target])
 
 
 class TestVoxelToPointcloud:
@@ -184,7 +175,7 @@ class TestPeers:
     def test_trains_from_the_command_line(self, example, arrays, monkeypatch, architecture):
         peers = example("peers")
         options = ["--data.name=arrays", f"--data.root={arrays}", "--name=run", *TINY]
-        options += [f"--model.architecture={architecture}", "--model.width=4"]
+        options += [f"--network.architecture={architecture}", "--network.width=4"]
         monkeypatch.setattr(sys, "argv", [peers.__file__, *options])
         peers.main()
         report = json.loads(Path("runs/run/seed0/results.json").read_text())
@@ -251,10 +242,12 @@ class TestParameterEfficiency:
         for name, entry in entries.items():
             settings = yaml.safe_load((EXAMPLES / "configs" / f"{entry.config}.yaml").read_text())
             PointCloudDataModule(**settings["data"])
-            script = example(entry.script.removesuffix(".py"))
-            make = script.PeerClassifier if name in ("dgcnn", "pointnet2") else CCNNClassifier
-            model = make(3, 10, **settings["model"])
-            sizes[name] = sum(parameter.numel() for parameter in model.parameters())
+            if name in ("dgcnn", "pointnet2"):
+                network = example("peers").make_peer(3, 10, **settings["network"])
+            else:
+                network = CCNN(3, 10, dim=3, **settings["network"])
+            CCNNClassifier(network, 10, **settings["model"])
+            sizes[name] = sum(parameter.numel() for parameter in network.parameters())
         assert {name: sizes[name] for name in ("4_16", "4_32", "4_48")} == {
             "4_16": 5957, "4_32": 13285, "4_48": 24709,
         }  # fmt: skip

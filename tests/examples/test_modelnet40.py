@@ -15,8 +15,8 @@ import torch
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
+from ccnn_geo import CCNN  # noqa: E402
 from ccnn_geo.datasets import PointCloudDataModule  # noqa: E402
-from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
 from examples_helpers import (  # noqa: E402
     CONFIGS,
     EXAMPLES,
@@ -28,7 +28,7 @@ from examples_helpers import (  # noqa: E402
 
 EXAMPLE = EXAMPLES / "modelnet40.py"
 TINY = [
-    *TINY_NETWORK, *QUIET, "--model.num_neighbors=8", "--data.num_points=32",
+    *TINY_NETWORK, *QUIET, "--network.num_neighbors=8", "--data.num_points=32",
     "--data.points_per_mesh=64",
 ]  # fmt: skip
 
@@ -73,17 +73,17 @@ class TestRun:
         assert content["split_sizes"] == {"train": 15, "val": 3, "test": 6}
         assert content["seed"] == 3
         assert content["epochs"] == len(content["history"]) == 2
-        model = CCNNClassifier(3, 3, hidden_channels=8, num_blocks=1, kernel_channels=4)
+        model = CCNN(3, 3, dim=3, hidden_channels=8, num_blocks=1, kernel_channels=4)
         assert content["parameters"] == sum(p.numel() for p in model.parameters())
         for split in ("val", "test"):
             assert set(content[split]) == {"accuracy", "class_accuracy", "loss"}
             assert 0 <= content[split]["class_accuracy"] <= 1
         assert content["seconds_per_epoch"] > 0
         assert content["versions"]["torch"] == version("torch")
-        assert content["settings"]["model.hidden_channels"] == 8
+        assert content["settings"]["network.hidden_channels"] == 8
         assert content["settings"]["data.num_points"] == 32
         names = {path.name for path in folder.iterdir()}
-        files = {"best.ckpt", "last.ckpt", "config.yaml", "results.json", "log"}
+        files = {".lock", "best.ckpt", "last.ckpt", "config.yaml", "results.json", "log"}
         assert names == files | {"confusion.png", "learning_curves.png"}
         last_line = printed.strip().splitlines()[-1]
         assert f"{content['test']['accuracy']:.1%} of the test clouds right" in last_line
@@ -120,8 +120,8 @@ class TestRun:
         run(*options, "--trainer.max_epochs=1")
         assert numbers("runs/mine/seed0-2") == numbers("runs/mine/seed0")
         Path("runs/mine/seed0-2/results.json").unlink()
-        run(*options, "--trainer.max_epochs=1", "--model.dropout=0.5")
-        assert report("runs/mine/seed0-3")["settings"]["model.dropout"] == 0.5
+        run(*options, "--trainer.max_epochs=1", "--network.dropout=0.5")
+        assert report("runs/mine/seed0-3")["settings"]["network.dropout"] == 0.5
         assert (Path("runs/mine/seed0/results.json")).read_text() == first
 
     def test_trains_and_tests_without_validation(self, run, arrays):
@@ -151,7 +151,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_killed_run_resumes_to_the_same_numbers(run, arrays, tmp_path):
     options = [
         "--data.name=arrays", f"--data.root={arrays}", "--data.batch_size=4",
-        "--trainer.max_epochs=4", "--trainer.accumulate_grad_batches=2", "--model.dropout=0.2",
+        "--trainer.max_epochs=4", "--trainer.accumulate_grad_batches=2", "--network.dropout=0.2",
         "--model.kernel_l2=1e-4", "--data.random_jitter=true", *TINY,
     ]  # fmt: skip
     run(*options, "--name=whole")
@@ -171,6 +171,20 @@ def test_a_killed_run_resumes_to_the_same_numbers(run, arrays, tmp_path):
         for name in ("whole", "killed")
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch.distributed is missing")
+def test_two_processes_share_the_folder_of_a_run(arrays, tmp_path):
+    options = [
+        "--data.name=arrays", f"--data.root={arrays}", "--data.batch_size=4",
+        "--trainer.max_epochs=1", "--trainer.devices=2", "--trainer.strategy=ddp",
+        "--trainer.accelerator=cpu", *TINY,
+    ]  # fmt: skip
+    command = [sys.executable, str(EXAMPLE), *options]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert [path.name for path in (tmp_path / "runs" / "arrays").iterdir()] == ["seed0"]
+    assert np.sum(report(tmp_path / "runs" / "arrays" / "seed0")["confusion"]) == 6
 
 
 class TestConfigs:
@@ -194,7 +208,9 @@ class TestConfigs:
 
     @pytest.mark.parametrize(("settings", "parameters"), PARAMETERS.items(), indirect=["settings"])
     def test_makes_the_published_model(self, settings, parameters):
-        model = CCNNClassifier(6, 40, **settings["model"])
+        network = settings["network"]
+        block = CCNN.argument_classes[network.pop("block")]
+        model = CCNN(6, 40, dim=3, block=block, **network)
         assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
     @pytest.mark.parametrize(
@@ -211,15 +227,16 @@ class TestConfigs:
     def test_holds_the_published_hyperparameters(
         self, settings, batch, accumulated, omega_0, neighbors, kernel_l2, resample
     ):
-        model, data, trainer = settings["model"], settings["data"], settings["trainer"]
+        network, model = settings["network"], settings["model"]
+        data, trainer = settings["data"], settings["trainer"]
         assert data["name"] == "modelnet40"
         assert (data["num_points"], data["batch_size"]) == (512, batch)
         assert data["resample"] == resample
         assert (trainer["max_epochs"], trainer["accumulate_grad_batches"]) == (200, accumulated)
-        assert (model["omega_0"], model["num_neighbors"]) == (omega_0, neighbors)
+        assert (network["omega_0"], network["num_neighbors"]) == (omega_0, neighbors)
         assert (model["learning_rate"], model["warmup_epochs"]) == (0.02, 5)
-        assert (model["window_width"], model["window_lr_ratio"]) == (0.075, 1)
-        assert (model["dropout"], model["kernel_l2"]) == (0, kernel_l2)
+        assert (network["window_width"], model["window_lr_ratio"]) == (0.075, 1)
+        assert (network["dropout"], model["kernel_l2"]) == (0, kernel_l2)
 
 
 def test_demo_runs_and_says_what_to_type_next(run):
@@ -250,7 +267,7 @@ def test_bad_arguments_are_usage_errors(run, capsys, arguments, message):
 def test_help_names_the_settings(run, capsys):
     stopped(run, 0, "--help")
     printed = capsys.readouterr().out
-    for name in ("--model.hidden_channels", "--data.root", "--trainer.max_epochs", "--name"):
+    for name in ("--network.hidden_channels", "--data.root", "--trainer.max_epochs", "--name"):
         assert name in printed
 
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
-from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
+from ccnn_geo import CCNN  # noqa: E402
 from datasets_helpers import put_recordings  # noqa: E402
 from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
 
@@ -74,6 +74,13 @@ def test_learns_from_real_recordings(run, shared_data):
     assert [row["samples"] for row in content["resolutions"]] == [1600, 800, 400]
 
 
+def network(settings: dict, size: tuple[int, ...]) -> CCNN:
+    """The network of a configuration for signals of this size."""
+    arguments = dict(settings["network"])
+    block = CCNN.argument_classes[arguments.pop("block")]
+    return CCNN.for_grid(1, 10, size=size, block=block, **arguments)
+
+
 class TestConfigs:
     @pytest.fixture
     def settings(self, run, capsys):
@@ -95,19 +102,24 @@ class TestConfigs:
         self, settings, name, blocks, hidden, kernel, batch
     ):
         content = settings(name)
-        model, data, trainer = content["model"], content["data"], content["trainer"]
+        network, model = content["network"], content["model"]
+        data, trainer = content["data"], content["trainer"]
         assert (data["name"], data["batch_size"], data["duration"]) == ("spoken_digits", batch, 1)
         assert (trainer["max_epochs"], trainer["accumulate_grad_batches"]) == (160, 1)
-        shape = (model["num_blocks"], model["hidden_channels"], model["kernel_channels"])
+        shape = (network["num_blocks"], network["hidden_channels"], network["kernel_channels"])
         assert shape == (blocks, hidden, kernel)
-        assert (model["omega_0"], model["kernel_size"], model["causal"]) == (1295.61, "same", True)
+        assert (network["omega_0"], network["kernel_size"], network["causal"]) == (
+            1295.61,
+            "same",
+            True,
+        )
         assert (model["learning_rate"], model["warmup_epochs"]) == (0.02, 10)
-        assert (model["window_width"], model["window_lr_ratio"]) == (0.075, 1)
-        assert (model["kernel_l2"], model["dropout"]) == (1e-6, 0.2)
+        assert (network["window_width"], model["window_lr_ratio"]) == (0.075, 1)
+        assert (model["kernel_l2"], network["dropout"]) == (1e-6, 0.2)
 
     @pytest.mark.parametrize("name", ["spoken_digits_4_140", "spoken_digits_small"])
     def test_say_how_many_parameters_there_are(self, settings, name):
-        model = CCNNClassifier(1, 10, dim=1, size=(8000,), **settings(name)["model"])
+        model = network(settings(name), (8000,))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         assert f"{parameters:,} parameters" in (CONFIGS / f"{name}.yaml").read_text()
         assert parameters == 198_769 if name == "spoken_digits_4_140" else parameters <= 50_000
@@ -129,5 +141,5 @@ def test_bad_arguments_are_usage_errors(run, capsys, arguments, message):
 def test_help_names_the_settings(run, capsys):
     stopped(run, 0, "--help")
     printed = capsys.readouterr().out
-    for name in ("--data.subsample", "--data.rescale", "--data.keep_lengths", "--model.causal"):
+    for name in ("--data.subsample", "--data.rescale", "--data.keep_lengths", "--network.causal"):
         assert name in printed

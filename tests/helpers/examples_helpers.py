@@ -10,7 +10,11 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = EXAMPLES / "configs"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-TINY_NETWORK = ["--model.hidden_channels=8", "--model.num_blocks=1", "--model.kernel_channels=4"]
+TINY_NETWORK = [
+    "--network.hidden_channels=8",
+    "--network.num_blocks=1",
+    "--network.kernel_channels=4",
+]
 
 
 def report(folder: str) -> dict[str, Any]:

@@ -1,11 +1,26 @@
-"""What the tests of training share: a tiny network's settings, a quiet trainer and a record."""
+"""What the tests of training share: a tiny network, a quiet trainer and a record."""
 
 import os
 
 import pytorch_lightning as pl
+import torch
+
+from ccnn_geo import CCNN
+from ccnn_geo.training import CCNNClassifier
 
 CLASSES = 3
 TINY = {"hidden_channels": 8, "num_blocks": 1, "kernel_channels": 4, "num_neighbors": 8}
+
+
+def tiny_network(**options) -> CCNN:
+    """A network for clouds with three features, the same whenever asked for."""
+    torch.manual_seed(0)
+    return CCNN(3, CLASSES, **{"dim": 3, **TINY, **options})
+
+
+def tiny_classifier(**options) -> CCNNClassifier:
+    """A classifier of clouds, the same whenever asked for."""
+    return CCNNClassifier(tiny_network(), **{"warmup_epochs": 0, **options})
 
 
 def trainer(**options) -> pl.Trainer:

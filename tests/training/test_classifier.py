@@ -2,20 +2,29 @@
 
 import math
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DistributedSampler
 from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
+from torch_geometric.nn import global_mean_pool
 
 pl = pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
 from ccnn_geo import CCNN, collect_kernel_norms, kernel_penalty  # noqa: E402
-from ccnn_geo.nn import GaussianWindow, KernelNetwork  # noqa: E402
+from ccnn_geo.nn import GaussianWindow, KernelNetwork, S4Block  # noqa: E402
 from ccnn_geo.training.classifier import CCNNClassifier, ClassMeanAccuracy  # noqa: E402
 from ccnn_geo.training.optim import parameter_groups, warmup_cosine  # noqa: E402
-from training_helpers import CLASSES, TINY, Record, trainer  # noqa: E402
+from training_helpers import (  # noqa: E402
+    CLASSES,
+    TINY,
+    Record,
+    tiny_classifier,
+    tiny_network,
+    trainer,
+)
 
 pytestmark = [
     # Clouds in memory need no workers; Lightning itself uses what torch has deprecated.
@@ -37,13 +46,8 @@ def clouds(count: int, points: int = 16) -> list[Data]:
     ]
 
 
-def classifier(**options) -> CCNNClassifier:
-    torch.manual_seed(0)
-    return CCNNClassifier(3, CLASSES, **{**TINY, "warmup_epochs": 0, **options})
-
-
 class TestParameterGroups:
-    model = CCNN(3, CLASSES, dim=3, **TINY)
+    model = tiny_network()
 
     def groups(self, **options):
         groups = parameter_groups(self.model, learning_rate=0.1, **options)
@@ -97,7 +101,7 @@ class TestSchedule:
         record = Record()
         fit = trainer(max_epochs=4, accumulate_grad_batches=2, callbacks=record)
         options = {"learning_rate": 0.1, "window_lr_ratio": 0.5, "warmup_epochs": 1}
-        fit.fit(classifier(**options), DataLoader(clouds(6), batch_size=2))
+        fit.fit(tiny_classifier(**options), DataLoader(clouds(6), batch_size=2))
         # Three batches are two steps: two batches together, and the one that is left.
         steps = [warmup_cosine(step, 2, 8) for step in range(8)]
         expected = [
@@ -113,13 +117,13 @@ class TestSchedule:
     def test_warmup_takes_at_most_half_of_the_training(self):
         record = Record()
         fit = trainer(max_epochs=4, callbacks=record)
-        fit.fit(classifier(learning_rate=1e-3, warmup_epochs=10), DataLoader(clouds(2)))
+        fit.fit(tiny_classifier(learning_rate=1e-3, warmup_epochs=10), DataLoader(clouds(2)))
         expected = [1e-3 * warmup_cosine(step, 4, 8) for step in range(8)]
         assert [rates["weights"] for rates in record.rates] == pytest.approx(expected)
 
     def test_endless_training_is_refused(self):
         with pytest.raises(ValueError, match="`max_epochs` or `max_steps`"):
-            trainer(max_epochs=-1).fit(classifier(), DataLoader(clouds(2)))
+            trainer(max_epochs=-1).fit(tiny_classifier(), DataLoader(clouds(2)))
 
 
 class TestLoss:
@@ -127,13 +131,13 @@ class TestLoss:
 
     def first_step(self, **options) -> tuple[float, CCNNClassifier]:
         """The loss of the first step, and the model with its gradients."""
-        model = classifier(**options)
+        model = tiny_classifier(**options)
         fit = trainer(max_steps=1)
         fit.fit(model, DataLoader(self.batch.to_data_list(), batch_size=6))
         return float(fit.callback_metrics["train/loss"]), model
 
     def test_is_cross_entropy_with_label_smoothing(self):
-        logits = classifier()(self.batch).detach()
+        logits = tiny_classifier()(self.batch).detach()
         for smoothing in (0.0, 0.3):
             expected = torch.nn.functional.cross_entropy(
                 logits, self.batch.y, label_smoothing=smoothing
@@ -143,7 +147,7 @@ class TestLoss:
 
     def test_grows_by_the_weighted_kernel_penalty(self):
         with collect_kernel_norms() as norms:
-            classifier()(self.batch)
+            tiny_classifier()(self.batch)
         penalty = float(kernel_penalty(norms).detach())
         without, _ = self.first_step()
         with_penalty, _ = self.first_step(kernel_l2=0.5)
@@ -161,7 +165,7 @@ class TestLoss:
     def test_falls_on_a_fixed_batch(self):
         record = Record()
         loader = DataLoader(self.batch.to_data_list(), batch_size=6)
-        trainer(max_epochs=24, callbacks=record).fit(classifier(kernel_l2=1e-4), loader)
+        trainer(max_epochs=24, callbacks=record).fit(tiny_classifier(kernel_l2=1e-4), loader)
         assert record.losses[-1] < 0.5 * record.losses[0]
 
 
@@ -173,7 +177,7 @@ class TestMetrics:
 
     def test_are_means_over_clouds_and_over_classes(self):
         data = clouds(7)
-        model = classifier().eval()
+        model = tiny_classifier().eval()
         with torch.no_grad():
             logits = model(Batch.from_data_list(data))
         labels = torch.cat([cloud.y for cloud in data])
@@ -190,33 +194,46 @@ class TestMetrics:
             for name, value in expected.items():
                 assert scores[f"{split}/{name}"] == pytest.approx(float(value), rel=1e-5)
 
-    def test_confusion_counts_what_the_last_test_took_for_what(self):
-        data = clouds(7)
-        model = classifier()
-        assert model.confusion is None
-        for _ in range(2):
-            trainer().test(model, DataLoader(data, batch_size=3), verbose=False)
-        with torch.no_grad():
-            predicted = model.eval()(Batch.from_data_list(data)).argmax(-1)
-        expected = torch.zeros(CLASSES, CLASSES, dtype=torch.long)
-        for cloud, label in zip(data, predicted, strict=True):
-            expected[cloud.y, label] += 1
-        assert model.confusion == expected.tolist()
-
 
 class TestCheckpoint:
-    def test_gives_back_the_model(self, tmp_path):
-        model = classifier(omega_0=20.0, extent=(1.0, 2.0, 0.5))
+    @pytest.fixture
+    def saved(self, tmp_path) -> tuple[CCNNClassifier, Path]:
+        """A classifier after two steps, and its checkpoint."""
+        network = tiny_network(omega_0=20.0, extent=(1.0, 2.0, 0.5), block=S4Block)
+        model = CCNNClassifier(network, label_smoothing=0.1, learning_rate=0.01)
         fit = trainer(max_steps=2)
         fit.fit(model, DataLoader(clouds(4)))
         fit.save_checkpoint(tmp_path / "model.ckpt")
-        loaded = CCNNClassifier.load_from_checkpoint(tmp_path / "model.ckpt")
+        return model, tmp_path / "model.ckpt"
+
+    def test_gives_back_the_model_from_the_file_alone(self, saved):
+        model, path = saved
+        loaded = CCNNClassifier.load_from_checkpoint(path)
         batch = Batch.from_data_list(clouds(3))
         assert loaded.hparams == model.hparams
+        assert loaded.network.config == model.network.config
         assert torch.equal(loaded.eval()(batch), model.eval()(batch))
 
+    def test_weights_can_be_loaded_into_a_given_network(self, saved):
+        model, path = saved
+        network = tiny_network(omega_0=20.0, extent=(1.0, 2.0, 0.5), block=S4Block)
+        loaded = CCNNClassifier.load_from_checkpoint(path, network=network)
+        assert loaded.network is network
+        for name, tensor in model.network.state_dict().items():
+            assert torch.equal(network.state_dict()[name], tensor)
+
+    def test_of_another_network_needs_it_as_an_argument(self, tmp_path):
+        model = CCNNClassifier(Mean(), CLASSES)
+        fit = trainer(max_steps=1)
+        fit.fit(model, DataLoader(clouds(4)))
+        fit.save_checkpoint(tmp_path / "model.ckpt")
+        with pytest.raises(ValueError, match="model.ckpt: expected the checkpoint of a CCNN"):
+            CCNNClassifier.load_from_checkpoint(tmp_path / "model.ckpt")
+        loaded = CCNNClassifier.load_from_checkpoint(tmp_path / "model.ckpt", network=Mean())
+        assert torch.equal(loaded(clouds(1)[0]), model(clouds(1)[0]))
+
     def test_classifies_a_single_cloud(self):
-        model = classifier().eval()
+        model = tiny_classifier().eval()
         first, second = clouds(2)
         alone = torch.cat([model(first), model(second)])
         together = model(Batch.from_data_list([first, second]))
@@ -232,23 +249,43 @@ class TestCheckpoint:
         ({"weight_decay": -0.1}, "Expected `weight_decay` >= 0, got -0.1"),
         ({"kernel_l2": -1e-6}, "Expected `kernel_l2` >= 0, got -1e-06"),
         ({"label_smoothing": 1.0}, r"Expected `label_smoothing` in \[0, 1\), got 1.0"),
-        ({"num_blocks": 0}, "Expected `num_blocks` >= 1, got 0"),
     ],
 )
 def test_arguments_out_of_range_are_named(options, message):
     with pytest.raises(ValueError, match=message):
-        classifier(**options)
+        tiny_classifier(**options)
 
 
-def test_one_class_is_refused():
-    with pytest.raises(ValueError, match="Expected `num_classes` >= 2, got 1"):
-        CCNNClassifier(3, 1)
+class Mean(torch.nn.Linear):
+    """A network that is no CCNN, but called like one."""
+
+    def __init__(self) -> None:
+        super().__init__(3, CLASSES)
+
+    def forward(self, x, pos, batch, *, batch_size):
+        return global_mean_pool(super().forward(x), batch, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        (CCNN(3, 1, dim=3, **TINY), {}, "Expected `num_classes` >= 2, got 1"),
+        (tiny_network(), {"num_classes": 4}, "Expected a network with 4 outputs, got 3"),
+        (tiny_network(readout=None), {}, "Expected a network with a `readout`, got one without"),
+        (Mean(), {}, "Expected `num_classes` for a network that is not a CCNN, got none"),
+        (Mean(), {"num_classes": 3, "kernel_l2": 1.0}, "`kernel_l2` = 0 for a network without"),
+    ],
+    ids=["one class", "other classes", "no readout", "unknown classes", "no kernels"],
+)
+def test_networks_that_do_not_fit_are_refused(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        CCNNClassifier(network, **options)
 
 
 def test_clouds_without_features_are_refused():
     cloud = Data(pos=torch.rand(4, 3))
     with pytest.raises(ValueError, match=r"Expected `x` in a batch, got \['pos'\]"):
-        classifier()(cloud)
+        tiny_classifier()(cloud)
 
 
 class FrozenStatistics(pl.Callback):
@@ -279,7 +316,7 @@ def losses(**options) -> list[float]:
     """The mean losses of the second epoch of a training."""
     torch.manual_seed(0)
     fit = trainer(max_epochs=2, callbacks=FrozenStatistics(), **options)
-    fit.fit(classifier(kernel_l2=0.1, learning_rate=0.05), SharedClouds())
+    fit.fit(tiny_classifier(kernel_l2=0.1, learning_rate=0.05), SharedClouds())
     return [float(fit.callback_metrics[f"{split}/loss"]) for split in ("train", "val")]
 
 
@@ -299,35 +336,6 @@ def test_two_processes_have_the_loss_of_one():
     assert losses(devices=2, strategy=strategy) == pytest.approx(single, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("option", "attribute"),
-    [
-        ({"hidden_channels": 5}, lambda model: model.stem.out_channels),
-        ({"num_blocks": 2}, lambda model: len(model.blocks)),
-        ({"kernel_channels": 5}, lambda model: model.stem.kernel.hidden_channels),
-        ({"omega_0": 3.0}, lambda model: model.stem.kernel.omega_0),
-        ({"num_neighbors": 5}, lambda model: model.num_neighbors),
-        ({"extent": 0.5}, lambda model: model.stem.extent[0]),
-        ({"window_width": 0.25}, lambda model: model.stem.window.initial_width[0]),
-        ({"window_cutoff": 0.2}, lambda model: model.stem.window_cutoff),
-        ({"separable": False}, lambda model: model.stem.separable),
-        ({"dim": 1, "causal": True}, lambda model: model.stem.causal),
-        ({"block": "S4Block"}, lambda model: type(model.blocks[0]).__name__),
-        ({"readout": "max"}, lambda model: model.readout),
-        ({"dropout": 0.3}, lambda model: model.blocks[0].dropout.p),
-        ({"input_dropout": 0.3}, lambda model: model.input_dropout.p),
-        ({"elementwise_dropout": True}, lambda model: model.blocks[0].dropout.elementwise),
-        ({"initialization": "exact"}, lambda model: model.stem.initialization),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_every_argument_of_the_network_reaches_it(option, attribute):
-    name = list(option)[-1]
-    network = CCNNClassifier(3, CLASSES, **{**TINY, **option}).model
-    assert attribute(network) == option[name]
-    assert attribute(CCNNClassifier(3, CLASSES, **TINY).model) != option[name]
-
-
 def test_the_randomness_of_a_step_depends_on_seed_epoch_and_batch():
     drawn = []
 
@@ -336,7 +344,8 @@ def test_the_randomness_of_a_step_depends_on_seed_epoch_and_batch():
             drawn.append(float(torch.rand(())))
 
     for seed in (0, 1):
+        network = tiny_network()
         torch.manual_seed(seed)
         fit = trainer(max_epochs=2, callbacks=Draw())
-        fit.fit(CCNNClassifier(3, CLASSES, **TINY), DataLoader(clouds(4), batch_size=2))
+        fit.fit(CCNNClassifier(network), DataLoader(clouds(4), batch_size=2))
     assert len(drawn) == len(set(drawn)) == 8

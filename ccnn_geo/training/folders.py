@@ -1,0 +1,86 @@
+"""Folders of runs, each in use by one run at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from ccnn_geo.files import atomic_write, locked
+from ccnn_geo.training.settings import comparable_settings, read_settings
+
+__all__ = ["claim_folder", "find_folder"]
+
+_CONFIG, _RESULTS = "config.yaml", "results.json"
+_OWN_FILES = (_CONFIG, ".lock.owner", ".lock")
+
+
+def find_folder(first: Path, config: str) -> Path:
+    """Return the first folder that is new or holds an unfinished run of the same settings.
+
+    Args:
+        first: Folder to begin with; the others have `-2`, `-3` and so on appended to its name.
+        config: Settings of the run, as YAML.
+    """
+    settings = comparable_settings(yaml.safe_load(config))
+    for number in count(1):
+        folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        try:
+            if _fits(folder, settings):
+                break
+        except (OSError, ValueError) as error:
+            rank_zero_info(f"Passing over the folder {folder}: {error}")
+    return folder
+
+
+@contextmanager
+def claim_folder(first: Path, config: str) -> Iterator[Path]:
+    """Find the folder of a run, save the settings to it, and keep other processes out of it.
+
+    It is removed at the end if nothing else was added to it. See `find_folder` for the arguments.
+
+    Raises:
+        TimeoutError: If another process uses the folder; names the folder and the process.
+        OSError: If the folder cannot be written.
+    """
+    settings = comparable_settings(yaml.safe_load(config))
+    while True:
+        folder = find_folder(first, config)
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        with locked(folder, timeout=0, setting="trainer.default_root_dir"):
+            if not _fits(folder, settings):
+                continue  # another process has just used it
+            with atomic_write(folder / _CONFIG) as file:
+                file.write(config.encode())
+            try:
+                yield folder
+            finally:
+                _remove_unused(folder, missing)
+            return
+
+
+def _fits(folder: Path, settings: dict[str, Any]) -> bool:
+    """Return True if a run of these settings can begin or go on in a folder.
+
+    Raises:
+        ValueError: If the settings of an earlier run are damaged.
+    """
+    if not (folder / _CONFIG).exists():
+        return True
+    earlier = comparable_settings(read_settings(folder / _CONFIG))
+    return earlier == settings and not (folder / _RESULTS).exists()
+
+
+def _remove_unused(folder: Path, made: list[Path]) -> None:
+    """Remove a folder that holds nothing but what `claim_folder` wrote, and its new parents."""
+    if {path.name for path in folder.iterdir()} <= set(_OWN_FILES):
+        with suppress(OSError):  # on Windows, the lock cannot be removed while it is held
+            for name in _OWN_FILES:
+                (folder / name).unlink(missing_ok=True)
+            for path in dict.fromkeys((folder, *made)):
+                path.rmdir()

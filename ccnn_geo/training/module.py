@@ -1,0 +1,226 @@
+"""Base class of training tasks: optimizer, schedule, kernel penalty and exact resuming."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch_geometric.data import Batch, Data
+
+from ccnn_geo.nn import CKConvMP
+from ccnn_geo.nn.penalty import collect_kernel_norms, kernel_penalty
+from ccnn_geo.pretrained.model import PretrainedModule
+from ccnn_geo.training.checkpoints import load_network
+from ccnn_geo.training.optim import parameter_groups, warmup_cosine
+
+__all__ = ["CCNNModule"]
+
+
+class CCNNModule(pl.LightningModule):
+    """Base class of LightningModules that train a `CCNN` as in the paper.
+
+    The optimizer is AdamW. Its learning rate increases linearly and then decreases to zero along a
+    cosine; windows have a separate rate. The norm of the generated kernels takes the place of
+    weight decay (Eq. 3). Defaults are the published settings of the CCNN 4,16.
+
+    Subclasses implement `training_loss` and the evaluation, and call
+    `self.save_hyperparameters(ignore=["network"])`.
+
+    A batch with positions holds clouds, any other batch holds grids. A network accepts both,
+    whichever it was trained on; with `CCNN.for_grid`, positions are in units of its `spacing`.
+
+    Args:
+        network: A `CCNN`, or another network that is called in the same way.
+        learning_rate: Highest learning rate.
+        window_lr_ratio: Learning rate of the windows divided by `learning_rate`.
+        warmup_epochs: Number of epochs of the warm-up; at most half of all epochs.
+        weight_decay: Weight decay of the linear layers that are not part of a kernel network.
+        kernel_l2: Weight of the penalty on the generated kernels.
+
+    Shapes:
+        - **input:** a batch of B clouds with `x [N, C_in]`, `pos [N, D]` and `batch [N]`; or of B
+          grids with `x [B, C_in, *S]` and, optionally, `mask [B, *S]`, the occupied cells,
+          `length [B]`, the lengths of padded sequences, and `spacing [B]` or `[B, D]`, the common
+          step of all grids
+        - **output:** the output of the network
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        learning_rate: float = 0.02,
+        window_lr_ratio: float = 1.0,
+        warmup_epochs: float = 5,
+        weight_decay: float = 0.0,
+        kernel_l2: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if learning_rate <= 0:
+            raise ValueError(f"Expected `learning_rate` > 0, got {learning_rate}")
+        for name, value in (
+            ("window_lr_ratio", window_lr_ratio),
+            ("warmup_epochs", warmup_epochs),
+            ("weight_decay", weight_decay),
+            ("kernel_l2", kernel_l2),
+        ):
+            if value < 0:
+                raise ValueError(f"Expected `{name}` >= 0, got {value}")
+        if kernel_l2 > 0 and not any(isinstance(each, CKConvMP) for each in network.modules()):
+            raise ValueError(
+                f"Expected `kernel_l2` = 0 for a network without CKConvMP, got {kernel_l2}"
+            )
+        self.network = network
+        self.learning_rate = learning_rate
+        self.window_lr_ratio = window_lr_ratio
+        self.warmup_epochs = warmup_epochs
+        self.weight_decay = weight_decay
+        self.kernel_l2 = kernel_l2
+        self.seed = torch.initial_seed()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a module from a checkpoint, which describes its network.
+
+        Args:
+            checkpoint_path: The file.
+            args: See `LightningModule.load_from_checkpoint`.
+            kwargs: See `LightningModule.load_from_checkpoint`. `network` is required if it is not a
+                `CCNN`.
+
+        Raises:
+            ValueError: If the checkpoint is damaged, or describes no `CCNN`.
+        """
+        if "network" not in kwargs:
+            kwargs["network"] = load_network(Path(checkpoint_path))
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def forward(self, data: Data) -> Tensor:
+        """Evaluate the network on a batch of clouds or grids, or on a single one."""
+        if data.x is None:
+            raise ValueError(f"Expected `x` in a batch, got {sorted(data.keys())}")
+        x = data.x.to(self.dtype)
+        if data.pos is None:
+            return self.network(
+                x,
+                spacing=_common_spacing(data.spacing) if "spacing" in data else None,
+                mask=data.mask if "mask" in data else None,
+                lengths=data.length if "length" in data else None,
+            )
+        batch_size = data.num_graphs if isinstance(data, Batch) else 1
+        return self.network(x, data.pos, data.batch, batch_size=batch_size)
+
+    def training_loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of a training batch without the penalty, and log its metrics.
+
+        Args:
+            output: Output of the network.
+            batch: The batch.
+        """
+        raise NotImplementedError
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed torch's generator from the seed of the run and the position of the batch.
+
+        Dropout masks depend on the generator, whose state is not part of a checkpoint. Because
+        every step starts from a state that follows from seed, process, epoch and batch alone, a run
+        that is resumed after any epoch draws the same masks as a run that was never interrupted,
+        and ends with the same weights.
+        """
+        key = (self.seed, self.global_rank, self.current_epoch, batch_idx)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, including the kernel penalty if it has a weight."""
+        with collect_kernel_norms() if self.kernel_l2 > 0 else nullcontext() as norms:
+            output = self(batch)
+        loss = self.training_loss(output, batch)
+        if norms is not None:
+            penalty = kernel_penalty(norms)
+            loss = loss + self.kernel_l2 * penalty
+            self.log_mean("train/kernel_penalty", penalty, batch)
+        self.log_mean("train/loss", loss, batch, prog_bar=True)
+        return loss
+
+    def log_mean(self, name: str, value: Tensor, batch: Batch, *, prog_bar: bool = False) -> None:
+        """Log the mean of a value over the samples of an epoch.
+
+        Args:
+            name: Name of the value.
+            value: Mean over the samples of a batch.
+            batch: The batch.
+            prog_bar: If True, show the value in the progress bar.
+        """
+        self.log(
+            name,
+            value.detach(),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=prog_bar,
+            batch_size=batch.num_graphs,
+            sync_dist=True,
+        )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW and its schedule, `warmup_cosine`, which is updated after every step.
+
+        Raises:
+            ValueError: If the trainer has neither `max_epochs` nor `max_steps`.
+        """
+        groups = parameter_groups(
+            self.network,
+            learning_rate=self.learning_rate,
+            window_lr_ratio=self.window_lr_ratio,
+            weight_decay=self.weight_decay,
+        )
+        optimizer = AdamW(groups)
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise ValueError(
+                "Expected a trainer with `max_epochs` or `max_steps`: the learning rate falls to "
+                "zero at the end"
+            )
+        self.trainer.fit_loop.setup_data()
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        warmup = min(round(self.warmup_epochs * math.ceil(batches)), int(total) // 2)
+        schedule = partial(warmup_cosine, warmup_steps=warmup, total_steps=int(total))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the seed and the description of the network to a checkpoint."""
+        checkpoint["seed"] = self.seed
+        checkpoint["network"] = (
+            self.network.description if isinstance(self.network, PretrainedModule) else None
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the seed of the run."""
+        self.seed = checkpoint["seed"]
+
+
+def _common_spacing(spacing: Tensor) -> tuple[float, ...] | float:
+    """Return the step of all grids of a batch from one entry per grid, `[B]` or `[B, D]`.
+
+    Raises:
+        ValueError: If the steps differ.
+    """
+    first, *others = spacing.tolist()
+    if any(other != first for other in others):
+        raise ValueError(f"Expected one `spacing` for all grids of a batch, got {spacing.tolist()}")
+    return tuple(first) if isinstance(first, list) else first
