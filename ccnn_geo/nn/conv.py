@@ -270,6 +270,7 @@ class CKConvMP(MessagePassing):
         x: Tensor,
         spacing: float | tuple[float, ...] | None = None,
         *,
+        period: float | tuple[float | None, ...] | None = None,
         mask: Tensor | None = None,
         weight: Tensor | None = None,
         method: str = "auto",
@@ -284,6 +285,10 @@ class CKConvMP(MessagePassing):
             x: Signals, `[B, C_in, *S]`.
             spacing: Step of the grid in the unit of `extent`, a number or one per axis; unless
                 given, the step of the grid that the layer is made for.
+            period: Length of the periodic box that the grid fills, in the same unit, a number, or
+                one per axis with None for axes that are not periodic; the number of cells times
+                their spacing, and at least twice the reach of the kernel. The last cell is then
+                followed by the first.
             mask: Occupied cells, boolean, `[B, *S]`; all unless given. Other cells count as zero
                 and become zero.
             weight: Quadrature weight of every cell, `[*S]` or `[B, *S]`. Unless given, the volume
@@ -298,12 +303,15 @@ class CKConvMP(MessagePassing):
 
         Raises:
             TypeError: If `x` is not floating point or `mask` not boolean.
-            ValueError: If shapes do not fit, there is no spacing, a grid has no occupied cell, or
-                (on the CPU) a value is not finite.
+            ValueError: If shapes do not fit, there is no spacing, a grid has no occupied cell, a
+                period is not the length of the grid, too short for the kernel or given for a causal
+                convolution, or (on the CPU) a value is not finite.
         """
         check_signals(x, self.dim, self.in_channels)
         spacing = self.spacing if spacing is None else spacing
-        grid = Grid.of(x, spacing, mask=mask, weight=weight, method=method)
+        grid = Grid.of(x, spacing, period=period, mask=mask, weight=weight, method=method)
+        if self.causal and any(grid.periodic):
+            raise ValueError(f"Expected no `period` for a causal convolution, got {period}")
         features = grid.features(x)
         check_finite(x=features, weight=weight)
         output, norm = self.convolve_grid(features, grid, with_norm=return_kernel_norm)
@@ -395,7 +403,9 @@ class CKConvMP(MessagePassing):
         readout, with_moment = self.readout(), with_norm or bool(collections)
         with torch.autocast(signals.device.type, enabled=False):
             kernel, moment = self._render(grid, readout, with_moment=with_moment)
-            output = grid_conv(signals, kernel, causal=self.causal, method=grid.method)
+            output = grid_conv(
+                signals, kernel, causal=self.causal, periodic=grid.periodic, method=grid.method
+            )
         output = self._finish(grid.features(output))
         return output, self._share_norm(moment, readout, collections)
 

@@ -18,8 +18,8 @@ from torch_geometric.nn import global_max_pool, global_mean_pool
 
 from ccnn_geo.nn.pointwise import ChannelDropout
 from ccnn_geo.ops import KernelSupport, Neighborhood
-from ccnn_geo.ops.grid_positions import per_axis
-from ccnn_geo.ops.kernel_support import Taps
+from ccnn_geo.ops.grid_positions import per_axis, per_axis_period
+from ccnn_geo.ops.kernel_support import SUPPORT_TOLERANCE, Taps
 
 Readout = Literal["mean", "max"]
 
@@ -178,6 +178,8 @@ class Grid:
         method: See `ccnn_geo.ops.grid_conv`.
         taps: Taps of the kernels that have been counted, see `count_taps`.
         norms: See `Domain`.
+        period: Length of the grid along every axis on which it repeats itself, None along others;
+            None if it does not.
     """
 
     batch_size: int
@@ -188,6 +190,7 @@ class Grid:
     method: str = "auto"
     taps: dict[Convolution, Taps] = field(default_factory=dict)
     norms: list[Tensor] | None = None
+    period: tuple[float | None, ...] | None = None
 
     @classmethod
     def of(
@@ -195,6 +198,7 @@ class Grid:
         x: Tensor,
         spacing: float | tuple[float, ...] | None,
         *,
+        period: float | tuple[float | None, ...] | None = None,
         mask: Tensor | None = None,
         weight: Tensor | None = None,
         method: str = "auto",
@@ -205,6 +209,8 @@ class Grid:
         Args:
             x: The signals.
             spacing: Step in the unit of the kernels' extent, one number or one per axis.
+            period: Length of the grid in the same unit, a number, or one per axis with None for
+                axes that are not periodic.
             mask: Occupied cells, boolean, `[B, *S]`; all unless given.
             weight: Quadrature weight of every cell, `[*S]` or `[B, *S]`.
             method: See `ccnn_geo.ops.grid_conv`.
@@ -212,8 +218,8 @@ class Grid:
 
         Raises:
             TypeError: If the mask is not boolean.
-            ValueError: If shapes do not fit, a step is missing or not positive, or a grid has no
-                occupied cell.
+            ValueError: If shapes do not fit, a step is missing or not positive, a period is not
+                the length of the grid, or a grid has no occupied cell.
         """
         if spacing is None:
             raise ValueError("Expected `spacing`, because the kernels were not made for a grid")
@@ -237,12 +243,19 @@ class Grid:
                 raise ValueError("Expected an occupied cell in every grid of `mask`, got none")
             cells = mask.flatten().nonzero().squeeze(1)
         steps = per_axis("spacing", spacing, len(size))
-        return cls(batch_size, size, steps, cells, weight, method, norms=norms)
+        lengths = per_axis_period(period, len(size))
+        _check_lengths(lengths, steps, size)
+        return cls(batch_size, size, steps, cells, weight, method, norms=norms, period=lengths)
 
     @property
     def batch(self) -> Tensor | None:
         """Grid of every row of features, `[M]`; None where grids are whole."""
         return None if self.cells is None else self.cells // math.prod(self.size)
+
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        """Whether the grid repeats itself, for every axis."""
+        return tuple(length is not None for length in self.period or (None,) * len(self.size))
 
     def features(self, x: Tensor) -> Tensor:
         """Bring signals `[B, C, *S]` to features, `[B, C, P]` or `[M, C]`."""
@@ -275,15 +288,31 @@ class Grid:
         return _pool_rows(features, readout, self.batch, self.batch_size)
 
     def count_taps(self, convs: Sequence[Convolution]) -> None:
-        """Count the taps of several kernels at once, which synchronises a GPU only once."""
-        counts = _count_taps([conv.support() for conv in convs], self.spacing, self.size)
-        self.taps.update(zip(convs, counts, strict=True))
+        """Count the taps of several kernels at once, which synchronises a GPU only once.
+
+        Raises:
+            ValueError: If a kernel reaches farther than half a period.
+        """
+        supports = [conv.support() for conv in convs]
+        if self.period is not None:
+            for support in supports:
+                _check_reach(support, self.period)
+        counts = _count_taps(supports, self.spacing, self.size)
+        taps = (self._nearest(each) for each in counts)
+        self.taps.update(zip(convs, taps, strict=True))
 
     def taps_of(self, conv: Convolution) -> Taps:
         """Return the taps of a kernel on this grid, per axis those before and after offset 0."""
         if conv not in self.taps:
             self.count_taps([conv])
         return self.taps[conv]
+
+    def _nearest(self, taps: Taps) -> Taps:
+        """Leave out the image behind a cell where that ahead is as near, half a period away."""
+        return tuple(
+            (min(before, cells - 1 - after), after) if wraps else (before, after)
+            for (before, after), cells, wraps in zip(taps, self.size, self.periodic, strict=True)
+        )
 
 
 def _pool_rows(
@@ -316,6 +345,30 @@ def mask_from_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     if bool(((lengths < 1) | (lengths > x.size(2))).any()):
         raise ValueError(f"Expected `lengths` in [1, {x.size(2)}], got {lengths.tolist()}")
     return torch.arange(x.size(2), device=x.device) < lengths.unsqueeze(1).to(x.device)
+
+
+def _check_lengths(
+    period: tuple[float | None, ...] | None, spacing: tuple[float, ...], size: tuple[int, ...]
+) -> None:
+    """Check that a grid is one period long along every periodic axis."""
+    for axis, (cells, step) in enumerate(zip(size, spacing, strict=True)):
+        length = None if period is None else period[axis]
+        if length is not None and not math.isclose(cells * step, length, rel_tol=1e-6):
+            raise ValueError(
+                f"Expected a grid of one `period`, {length:g} along axis {axis}, got {cells} cells "
+                f"of {step:g}, {cells * step:g}: change `spacing`, or resample the signal"
+            )
+
+
+def _check_reach(support: KernelSupport, period: tuple[float | None, ...]) -> None:
+    """Check that a kernel meets no two images of a cell."""
+    for axis, (end, length) in enumerate(zip(support.reach(), period, strict=True)):
+        if length is not None and 2 * end > length * (1 + SUPPORT_TOLERANCE):
+            raise ValueError(
+                f"Expected `period` of at least twice the reach of the kernel, {end:g} along axis "
+                f"{axis}, got {length:g}: choose a smaller `extent` or a `window_cutoff`, or "
+                "repeat the signal over several periods"
+            )
 
 
 @torch.compiler.disable

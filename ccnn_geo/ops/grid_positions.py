@@ -72,6 +72,30 @@ def per_axis(name: str, value: float | tuple[float, ...], dim: int) -> tuple[flo
     return values
 
 
+def per_axis_period(
+    period: float | tuple[float | None, ...] | None, dim: int
+) -> tuple[float | None, ...] | None:
+    """Repeat a period for every axis, or check that there is a positive one or None for each.
+
+    Returns:
+        A period per axis, None along axes that are not periodic; or None if no axis is.
+
+    Raises:
+        ValueError: If there are not `dim` values, or one is neither None nor positive and finite.
+    """
+    if period is None:
+        return None
+    values = (period,) * dim if isinstance(period, (int, float)) else tuple(period)
+    if len(values) != dim or not all(each is None or 0 < each < math.inf for each in values):
+        raise ValueError(
+            f"Expected `period` to be positive, one number or {dim} with None for axes that are "
+            f"not periodic, got {period}"
+        )
+    if all(each is None for each in values):
+        return None
+    return tuple(None if each is None else float(each) for each in values)
+
+
 def _check_size(size: tuple[int, ...]) -> None:
     if len(size) == 0 or min(size) < 1:
         raise ValueError(f"Expected `size` to have at least one cell per axis, got {tuple(size)}")

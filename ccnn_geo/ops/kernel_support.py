@@ -49,8 +49,8 @@ class KernelSupport:
     ) -> None:
         self.shift = 1.0 if causal else 0.0
         stretch = 2.0 if causal else 1.0
-        extents = (extent,) * dim if isinstance(extent, (int, float)) else extent
-        self.scale = tuple(stretch / each for each in extents)
+        self.extent = (extent,) * dim if isinstance(extent, (int, float)) else extent
+        self.scale = tuple(stretch / each for each in self.extent)
         self.inverse_sigma = torch.exp(-log_width.clamp(min=MIN_LOG_WIDTH)).expand(dim)
         upper = torch.full_like(self.inverse_sigma, stretch).detach()
         if cutoff > 0.0:
@@ -60,6 +60,15 @@ class KernelSupport:
         if causal:
             upper = torch.zeros_like(upper)
         self.bounds = torch.stack([lower, upper])
+
+    @torch.compiler.disable
+    def reach(self) -> tuple[float, ...]:
+        """Return how far the kernel reaches along every axis, in the unit of the positions.
+
+        It is the extent, or less where the window is cut off. The device is waited for.
+        """
+        ends = (-self.bounds[0] - SUPPORT_TOLERANCE).tolist()
+        return tuple(end / scale for end, scale in zip(ends, self.scale, strict=True))
 
     def scaled(self, pos: Tensor) -> Tensor:
         """Return positions or offsets `[..., D]` in units of the extent, in float64.
