@@ -227,9 +227,9 @@ class CCNN(PretrainedModule):
             pos: Positions, `[N, D]`.
             edge_index: The graph if it is known already, `[2, E]` in any order; unless given, the
                 `num_neighbors` nearest neighbours, found once for all layers.
-            period: Length of the periodic box that all clouds lie in, in the unit of `pos`, a
-                number, or one per axis with None for axes that are not periodic; at least twice the
-                reach of every kernel. See `CKConvMP` and `knn_graph`.
+            period: Length of the periodic box that all clouds lie in or a grid fills, in the unit
+                of `extent`, a number, or one per axis with None for axes that are not periodic; at
+                least twice the reach of every kernel. See `CKConvMP.grid` and `knn_graph`.
             weight: Quadrature weight of every point, `[N]`, or cell, `[*S]` or `[B, *S]`; on a grid
                 it follows from the spacing unless given, see `CKConvMP.grid`.
             batch_size: Number of clouds, B; avoids a synchronisation on a GPU.
@@ -265,9 +265,7 @@ class CCNN(PretrainedModule):
         evaluation = self.evaluation if evaluation is None else _check_evaluation(evaluation, False)
         domain: Domain
         if pos is None:
-            if period is not None:
-                raise ValueError(f"Expected `pos` with `period`, got none and {period}")
-            domain = self._grid(x, spacing, mask, lengths, weight, method, norms, bandlimit)
+            domain = self._grid(x, spacing, period, mask, lengths, weight, method, norms, bandlimit)
         elif spacing is not None or mask is not None or lengths is not None:
             raise ValueError("Expected no `spacing`, `mask` or `lengths` with `pos`, got one")
         elif evaluation == "neighbors":
@@ -322,7 +320,7 @@ class CCNN(PretrainedModule):
             The network itself.
         """
         domain = (
-            self._grid(x, spacing, mask, None, None, "auto", None, self.bandlimit)
+            self._grid(x, spacing, period, mask, None, None, "auto", None, self.bandlimit)
             if pos is None
             else self._points(x, pos, batch, edge_index, period, None, None, None, self.bandlimit)
         )
@@ -337,6 +335,7 @@ class CCNN(PretrainedModule):
         self,
         x: Tensor,
         spacing: float | tuple[float, ...] | None,
+        period: float | tuple[float | None, ...] | None,
         mask: Tensor | None,
         lengths: Tensor | None,
         weight: Tensor | None,
@@ -353,8 +352,17 @@ class CCNN(PretrainedModule):
         spacing = self.stem.spacing if spacing is None else spacing
         band = grid_bandlimit(bandlimit, spacing, self.dim)
         grid = Grid.of(
-            x, spacing, mask=mask, weight=weight, method=method, norms=norms, bandlimit=band
+            x,
+            spacing,
+            period=period,
+            mask=mask,
+            weight=weight,
+            method=method,
+            norms=norms,
+            bandlimit=band,
         )
+        if self.stem.causal and any(grid.periodic):
+            raise ValueError(f"Expected no `period` for a causal network, got {period}")
         if mask is not None:
             check_finite(x=grid.features(x))
         grid.count_taps(self._convolutions())

@@ -139,12 +139,14 @@ class CKConvMP(KernelConvolution):
                 too short for the kernel, or (on the CPU) a value is not finite.
         """
         if pos is None:
-            if period is not None:
-                raise ValueError(f"Expected `pos` with `period`, got none and {period}")
             if edge_index is not None or not isinstance(x, Tensor):
                 raise ValueError("Expected `pos` with a graph, got none")
             return self.grid(
-                x, weight=weight, bandlimit=bandlimit, return_kernel_norm=return_kernel_norm
+                x,
+                period=period,
+                weight=weight,
+                bandlimit=bandlimit,
+                return_kernel_norm=return_kernel_norm,
             )
         x = x[0] if isinstance(x, tuple) else x
         if isinstance(pos, tuple) and len(pos) != 2:
@@ -166,6 +168,7 @@ class CKConvMP(KernelConvolution):
         x: Tensor,
         spacing: float | tuple[float, ...] | None = None,
         *,
+        period: float | tuple[float | None, ...] | None = None,
         mask: Tensor | None = None,
         weight: Tensor | None = None,
         bandlimit: Bandlimit = None,
@@ -181,6 +184,10 @@ class CKConvMP(KernelConvolution):
             x: Signals, `[B, C_in, *S]`.
             spacing: Step of the grid in the unit of `extent`, a number or one per axis; unless
                 given, the step of the grid that the layer is made for.
+            period: Length of the periodic box that the grid fills, in the same unit, a number, or
+                one per axis with None for axes that are not periodic; the number of cells times
+                their spacing, and at least twice the reach of the kernel. The last cell is then
+                followed by the first.
             mask: Occupied cells, boolean, `[B, *S]`; all unless given. Other cells count as zero
                 and become zero.
             weight: Quadrature weight of every cell, `[*S]` or `[B, *S]`. Unless given, the volume
@@ -196,13 +203,18 @@ class CKConvMP(KernelConvolution):
 
         Raises:
             TypeError: If `x` is not floating point or `mask` not boolean.
-            ValueError: If shapes do not fit, there is no spacing, a grid has no occupied cell, or
-                (on the CPU) a value is not finite.
+            ValueError: If shapes do not fit, there is no spacing, a grid has no occupied cell, a
+                period is not the length of the grid, too short for the kernel or given for a causal
+                convolution, or (on the CPU) a value is not finite.
         """
         check_signals(x, self.dim, self.in_channels)
         spacing = self.spacing if spacing is None else spacing
         band = grid_bandlimit(bandlimit, spacing, self.dim)
-        grid = Grid.of(x, spacing, mask=mask, weight=weight, method=method, bandlimit=band)
+        grid = Grid.of(
+            x, spacing, period=period, mask=mask, weight=weight, method=method, bandlimit=band
+        )
+        if self.causal and any(grid.periodic):
+            raise ValueError(f"Expected no `period` for a causal convolution, got {period}")
         features = grid.features(x)
         check_finite(x=features, weight=weight)
         output, norm = self.convolve_grid(features, grid, with_norm=return_kernel_norm)

@@ -377,6 +377,8 @@ class Grid:
         taps: Taps of the kernels that have been counted, see `count_taps`.
         norms: See `Domain`.
         bandlimit: Frequency per axis at which the sines of a kernel are attenuated by half.
+        period: Length of the grid along every axis on which it repeats itself, None along others;
+            None if it does not.
     """
 
     batch_size: int
@@ -388,6 +390,7 @@ class Grid:
     taps: dict[Convolution, Taps] = field(default_factory=dict)
     norms: list[Tensor] | None = None
     bandlimit: tuple[float, ...] | None = None
+    period: Period | None = None
 
     @classmethod
     def of(
@@ -395,6 +398,7 @@ class Grid:
         x: Tensor,
         spacing: float | tuple[float, ...] | None,
         *,
+        period: float | tuple[float | None, ...] | None = None,
         mask: Tensor | None = None,
         weight: Tensor | None = None,
         method: str = "auto",
@@ -406,6 +410,8 @@ class Grid:
         Args:
             x: The signals.
             spacing: Step in the unit of the kernels' extent, one number or one per axis.
+            period: Length of the grid in the same unit, a number, or one per axis with None for
+                axes that are not periodic.
             mask: Occupied cells, boolean, `[B, *S]`; all unless given.
             weight: Quadrature weight of every cell, `[*S]` or `[B, *S]`.
             method: See `ccnn_geo.ops.grid_conv`.
@@ -414,8 +420,8 @@ class Grid:
 
         Raises:
             TypeError: If the mask is not boolean.
-            ValueError: If shapes do not fit, a step is missing or not positive, or a grid has no
-                occupied cell.
+            ValueError: If shapes do not fit, a step is missing or not positive, a period is not
+                the length of the grid, or a grid has no occupied cell.
         """
         if spacing is None:
             raise ValueError("Expected `spacing`, because the kernels were not made for a grid")
@@ -439,12 +445,29 @@ class Grid:
                 raise ValueError("Expected an occupied cell in every grid of `mask`, got none")
             cells = mask.flatten().nonzero().squeeze(1)
         steps = per_axis("spacing", spacing, len(size))
-        return cls(batch_size, size, steps, cells, weight, method, norms=norms, bandlimit=bandlimit)
+        lengths = per_axis_period(period, len(size))
+        _check_lengths(lengths, steps, size)
+        return cls(
+            batch_size,
+            size,
+            steps,
+            cells,
+            weight,
+            method,
+            norms=norms,
+            bandlimit=bandlimit,
+            period=lengths,
+        )
 
     @property
     def batch(self) -> Tensor | None:
         """Grid of every row of features, `[M]`; None where grids are whole."""
         return None if self.cells is None else self.cells // math.prod(self.size)
+
+    @property
+    def periodic(self) -> tuple[bool, ...]:
+        """Whether the grid repeats itself, for every axis."""
+        return tuple(length is not None for length in self.period or (None,) * len(self.size))
 
     def features(self, x: Tensor) -> Tensor:
         """Bring signals `[B, C, *S]` to features, `[B, C, P]` or `[M, C]`."""
@@ -477,15 +500,31 @@ class Grid:
         return pool_rows(features, readout, self.batch, self.batch_size)
 
     def count_taps(self, convs: Sequence[Convolution]) -> None:
-        """Count the taps of several kernels at once, which synchronises a GPU only once."""
-        counts = _count_taps([conv.support() for conv in convs], self.spacing, self.size)
-        self.taps.update(zip(convs, counts, strict=True))
+        """Count the taps of several kernels at once, which synchronises a GPU only once.
+
+        Raises:
+            ValueError: If a kernel reaches farther than half a period.
+        """
+        supports = [conv.support() for conv in convs]
+        if self.period is not None:
+            for support in supports:
+                check_reach(support, self.period)
+        counts = _count_taps(supports, self.spacing, self.size)
+        taps = (self._nearest(each) for each in counts)
+        self.taps.update(zip(convs, taps, strict=True))
 
     def taps_of(self, conv: Convolution) -> Taps:
         """Return the taps of a kernel on this grid, per axis those before and after offset 0."""
         if conv not in self.taps:
             self.count_taps([conv])
         return self.taps[conv]
+
+    def _nearest(self, taps: Taps) -> Taps:
+        """Leave out the image behind a cell where that ahead is as near, half a period away."""
+        return tuple(
+            (min(before, cells - 1 - after), after) if wraps else (before, after)
+            for (before, after), cells, wraps in zip(taps, self.size, self.periodic, strict=True)
+        )
 
 
 def pool_rows(
@@ -519,6 +558,19 @@ def mask_from_lengths(lengths: Tensor, x: Tensor) -> Tensor:
     if bool(((lengths < 1) | (lengths > x.size(2))).any()):
         raise ValueError(f"Expected `lengths` in [1, {x.size(2)}], got {lengths.tolist()}")
     return torch.arange(x.size(2), device=x.device) < lengths.unsqueeze(1).to(x.device)
+
+
+def _check_lengths(
+    period: Period | None, spacing: tuple[float, ...], size: tuple[int, ...]
+) -> None:
+    """Check that a grid is one period long along every periodic axis."""
+    for axis, (cells, step) in enumerate(zip(size, spacing, strict=True)):
+        length = None if period is None else period[axis]
+        if length is not None and not math.isclose(cells * step, length, rel_tol=1e-6):
+            raise ValueError(
+                f"Expected a grid of one `period`, {length:g} along axis {axis}, got {cells} cells "
+                f"of {step:g}, {cells * step:g}: change `spacing`, or resample the signal"
+            )
 
 
 @torch.compiler.disable

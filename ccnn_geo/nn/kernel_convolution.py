@@ -241,7 +241,9 @@ class KernelConvolution(SavedSettings, MessagePassing):
         readout, with_moment = self.readout(), with_norm or bool(collections)
         with torch.autocast(signals.device.type, enabled=False):
             kernel, moment = self._render(grid, readout, with_moment=with_moment)
-            output = grid_conv(signals, kernel, causal=self.causal, method=grid.method)
+            output = grid_conv(
+                signals, kernel, causal=self.causal, periodic=grid.periodic, method=grid.method
+            )
         output = self._finish(grid.features(output))
         return output, self._share_norm(moment, readout, collections)
 

@@ -286,13 +286,6 @@ def test_periods_that_are_too_short_for_a_kernel_are_named():
         narrow(x, pos, graph, period=1.2)
 
 
-def test_a_period_without_points_is_refused():
-    with pytest.raises(ValueError, match="`pos` with `period`, got none and 2.0"):
-        layer(4, 5, dim=1)(torch.zeros(1, 4, 9).double(), period=2.0)
-    with pytest.raises(ValueError, match="`pos` with `period`, got none and 2.0"):
-        network()(torch.zeros(1, 4, 3, 3, 3).double(), period=2.0)
-
-
 def network(**arguments):
     settings = {**SETTINGS, "hidden_channels": 6, "num_blocks": 2, "num_neighbors": 6}
     return CCNN(4, 3, **{**settings, **arguments}).double().eval()
