@@ -168,7 +168,7 @@ def test_gradients_of_features_positions_and_weights_are_right(backend):
 def test_bipartite_graphs_and_prepared_neighborhoods_have_images():
     conv = layer()
     x, source, _ = random_clouds(40)
-    target = 4 * torch.rand(11, 3, dtype=torch.float64)
+    target = 40 * torch.rand(11, 3, dtype=torch.float64)
     distance = (source - target[:, None] + 1).remainder(2.0) - 1
     table = distance.square().sum(-1).topk(9, largest=False).indices
     neighbors = Neighborhood.from_table(table, 40)
