@@ -1,7 +1,7 @@
 """The domains on which features live: points, and regular grids as a whole or in part.
 
-A network is written once against `Domain`. A domain is made anew in every forward pass and holds
-everything about the input besides its features.
+A network is written once against `Domain`. A domain is created in every forward pass and holds
+everything about the input except its features.
 """
 
 from __future__ import annotations
@@ -51,23 +51,23 @@ class Convolution(Protocol):
 
 
 class Domain(Protocol):
-    """Where features live."""
+    """The points or cells that features belong to."""
 
     @property
     def norms(self) -> list[Tensor] | None:
-        """Kernel norms of the convolutions evaluated so far, or None where they are not wanted."""
+        """Kernel norms of the convolutions evaluated so far, or None if they are not requested."""
 
     def features(self, x: Tensor) -> Tensor:
-        """Bring an input to the form that layers take."""
+        """Convert an input to the form that layers expect."""
 
     def output(self, features: Tensor) -> Tensor:
-        """Bring features back to the form of the input."""
+        """Convert features back to the form of the input."""
 
     def convolve(self, conv: Convolution, features: Tensor) -> Tensor:
         """Evaluate a convolution."""
 
     def drop(self, dropout: ChannelDropout, features: Tensor) -> Tensor:
-        """Drop channels, the same ones at all places of a cloud or grid."""
+        """Drop channels, the same ones at all points of a cloud or cells of a grid."""
 
     def pool(self, features: Tensor, readout: Readout) -> Tensor:
         """Reduce the features of every cloud or grid, `[B, C]`."""
@@ -122,7 +122,7 @@ class Points:
         norms: list[Tensor] | None = None,
         bandlimit: tuple[float, ...] | None = None,
     ) -> Points:
-        """Describe points and a graph.
+        """Create the domain of points and a graph.
 
         Args:
             pos: Positions `[N, D]`, or a pair (sources `[S, D]`, targets `[T, D]`).

@@ -1,8 +1,8 @@
 """Neighbour search: k nearest and radius, any k, any dimension, clouds of any size.
 
 PyG's own `knn_graph` needs pyg-lib, and the CUDA kernels of pyg-lib and torch-cluster stop at
-k = 100. The chunked torch search here always works; scipy and torch-cluster are faster where they
-apply. All of them return the same neighbours, ties aside.
+k = 100. The chunked search in torch always works; scipy and torch-cluster are faster where they
+apply. All backends return the same neighbours, ties aside.
 """
 
 from __future__ import annotations

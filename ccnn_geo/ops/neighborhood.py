@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 def _fit_for_training(
     compute: Callable[[Neighborhood], Result],
 ) -> Callable[[Neighborhood], Result]:
-    """Let what is kept serve a training step even if inference mode asked for it first."""
+    """Compute a cached property outside inference mode, so that training can use it as well."""
 
     @wraps(compute)
     def computed(neighbors: Neighborhood) -> Result:
@@ -31,13 +31,13 @@ def _fit_for_training(
 
 @dataclass(frozen=True, eq=False)
 class Neighborhood:
-    """The sources of every target, target by target.
+    """A graph as lists of sources, one per target.
 
-    Either every target has `degree` slots (a table `[T, degree]`, in which -1 marks an empty
-    slot), or `pointer` says where the sources of each target begin and end (any degrees).
+    The lists are a table `[T, degree]`, in which -1 marks an empty slot, or of any lengths, from
+    one entry of `pointer` to the next.
 
     Args:
-        index: Source of every edge, all those of target 0 first, `[E]`, int64.
+        index: Source of every edge, sorted by target, `[E]`, int64.
         num_sources: Number of source points, S.
         num_targets: Number of target points, T.
         degree: Slots per target, for a table.
@@ -107,7 +107,7 @@ class Neighborhood:
     def from_edge_index(
         cls, edge_index: Tensor, num_sources: int, num_targets: int | None = None
     ) -> Neighborhood:
-        """Sort an edge list by target; it becomes a table where all degrees are equal.
+        """Sort an edge list by target; the result is a table if all degrees are equal.
 
         Args:
             edge_index: Sources and targets, `[2, E]`, int64, in any order; or a sparse tensor, the
@@ -159,17 +159,17 @@ class Neighborhood:
     @cached_property
     @_fit_for_training
     def source(self) -> Tensor:
-        """Source of every slot, `[E]`; that of an empty slot is 0."""
+        """Source of every slot, `[E]`; 0 for an empty slot."""
         return self.index if self.pointer is not None else self.index.clamp(min=0)
 
     @cached_property
     @_fit_for_training
     def occupied(self) -> Tensor | None:
-        """Which slots are not empty, `[E]`, or None where all are known to be occupied."""
+        """Mask of the slots that are not empty, `[E]`, or None if all are known to be occupied."""
         if self.pointer is not None:
             return None
         occupied = self.index >= 0
-        if occupied.is_cuda or torch.compiler.is_compiling():  # neither can wait for the answer
+        if occupied.is_cuda or torch.compiler.is_compiling():  # do not wait for the device
             return occupied
         return None if bool(occupied.all()) else occupied
 

@@ -32,9 +32,10 @@ class Images(NamedTuple):
 
 
 def wrap(pos: Tensor, period: Period) -> Tensor:
-    """Return positions `[N, D]` in the box [0, period), in float64.
+    """Return positions `[N, D]` modulo a period, in [0, period), in float64.
 
-    Far from the box no digits are lost. Gradients pass through unchanged.
+    The rounding error is relative to the period, however far the positions lie from the box.
+    Gradients pass through unchanged.
     """
     columns = []
     for column, length in zip(pos.double().unbind(-1), period, strict=True):
@@ -47,12 +48,7 @@ def wrap(pos: Tensor, period: Period) -> Tensor:
 
 
 def shortest(offset: Tensor, length: float | None) -> Tensor:
-    """Return the lengths along one axis of offsets to the nearest images.
-
-    Args:
-        offset: Offsets along the axis.
-        length: The period, or None.
-    """
+    """Return the lengths of offsets along one axis, to nearest images if it has a period."""
     offset = offset.abs()
     if length is None:
         return offset
@@ -64,10 +60,10 @@ def shortest(offset: Tensor, length: float | None) -> Tensor:
 def nearest_images(
     source: Tensor, target: Tensor, neighbors: Neighborhood, period: Period
 ) -> Images | None:
-    """Replace sources across the boundary by their images next to the target.
+    """Replace the source of every edge by its image that is nearest to the target.
 
-    An image is a source shifted by whole periods. Convolutions on the sources and their images know
-    nothing of a period; only sources that an edge across the boundary starts from are copied.
+    An image is a source shifted by whole periods. It is a source of its own in the graph returned,
+    on which a convolution needs no period. Only images that an edge leads from are made.
 
     Args:
         source: Positions of the sources in the box, float64, `[S, D]`.
@@ -80,35 +76,41 @@ def nearest_images(
     """
     if neighbors.num_sources == 0:
         return None
-    index, rows, occupied = neighbors.source, neighbors.target, neighbors.occupied
-    # A number for every edge: in base 3, the periods from the box of the target to the image.
-    label = torch.zeros_like(index)
-    for axis, length in enumerate(period):
-        if length is not None:
-            from_source, from_target = source[:, axis].detach(), target[:, axis].detach()
-            offset = relative_offsets(from_source[index], from_target[rows])
-            label = 3 * label + _periods(offset, length).long().remainder(3)
-    crosses = label != 0 if occupied is None else (label != 0) & occupied
-    crossing = crosses.nonzero().squeeze(1)
+    box = _boxes(source.detach(), target.detach(), neighbors, period)
+    crossing = box.nonzero().squeeze(1)
     if crossing.numel() == 0:
         return None
-    # Edges from one image share this number.
-    number = label[crossing] * neighbors.num_sources + index[crossing]
+    # Edges from one image share a number.
+    number = box[crossing] * neighbors.num_sources + neighbors.index[crossing]
     numbers, image = torch.unique(number, return_inverse=True)
-    edge = torch.empty_like(numbers).scatter_(0, image, crossing)  # any of the edges from an image
-    origin = index[edge]
-    offset = relative_offsets(source[origin], target[rows[edge]]).detach()
+    edge = torch.empty_like(numbers).scatter_(0, image, crossing)  # any edge from every image
+    origin = neighbors.index[edge]
+    offsets = relative_offsets(source[origin], target[neighbors.target[edge]]).detach()
     shift = [
-        torch.zeros_like(column) if length is None else length * _periods(column, length)
-        for column, length in zip(offset.unbind(-1), period, strict=True)
+        torch.zeros_like(offset) if length is None else length * _periods(offset, length)
+        for offset, length in zip(offsets.unbind(-1), period, strict=True)
     ]
     pos = torch.cat([source, source[origin] - torch.stack(shift, -1)])
     index = neighbors.index.index_copy(0, crossing, neighbors.num_sources + image)
     return Images(pos, origin, dataclasses.replace(neighbors, index=index, num_sources=len(pos)))
 
 
+def _boxes(source: Tensor, target: Tensor, neighbors: Neighborhood, period: Period) -> Tensor:
+    """Number the boxes that the nearest images of sources lie in, `[E]`.
+
+    The box of the points is 0, and so are empty slots; the digits of the others in base 3 are the
+    periods along the axes.
+    """
+    box = torch.zeros_like(neighbors.index)
+    for axis, length in enumerate(period):
+        if length is not None:
+            ends = source[neighbors.source, axis], target[neighbors.target, axis]
+            box = 3 * box + _periods(relative_offsets(*ends), length).long().remainder(3)
+    return box if neighbors.occupied is None else box * neighbors.occupied
+
+
 def _periods(offset: Tensor, length: float) -> Tensor:
-    """Return by how many periods offsets exceed those to the nearest images."""
+    """Return the periods by which offsets are longer than those to the nearest images."""
     return torch.ceil(offset / length - _HALF)
 
 

@@ -383,3 +383,21 @@ def test_chunks_cover_all_channels_and_fit_the_registers(width):
             assert group * chunks.groups >= channels > group * (chunks.groups - 1)
             assert {chunks.size, chunks.last} <= {16, 32, 64}
             assert group * padded <= 2 * 64 * 32 * tiles.warps
+
+
+@needs_kernels
+def test_images_in_a_periodic_box_are_sources_like_others():
+    conv = CKConvMP(4, 4, dim=3, num_neighbors=6, kernel_channels=6, omega_0=1.0, extent=0.5)
+    pos = 3 * torch.rand(20, 3)
+    edge_index = knn_graph(pos, 6, loop=True, period=1.0)
+    leaves = [torch.randn(20, 4), pos]
+    results = {}
+    for backend, device in (("reference", "cpu"), ("triton", DEVICE)):
+        conv.to(device)
+        x, pos = (leaf.to(device).requires_grad_() for leaf in leaves)
+        with use_backend(backend):
+            output = conv(x, pos, edge_index.to(device), period=1.0)
+        gradients = torch.autograd.grad(output.square().sum(), (x, pos))
+        results[backend] = [part.detach().cpu() for part in (output, *gradients)]
+    for one, other in zip(results["triton"], results["reference"], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * float(other.abs().max()), rtol=0)
