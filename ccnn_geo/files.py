@@ -30,7 +30,7 @@ def locked(folder: Path, *, timeout: float = -1, setting: str = "cache_dir") -> 
     """
     from filelock import FileLock, Timeout
 
-    owner = folder / ".lock.owner"
+    owner = folder.absolute() / ".lock.owner"  # the working directory may change meanwhile
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder / ".lock").acquire(timeout=timeout)

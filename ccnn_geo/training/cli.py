@@ -227,7 +227,7 @@ class ExperimentCLI(LightningCLI):
                 f"{error}, which runs with the same settings; wait until it ends, or give this run "
                 "another --name"
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.parser.error(str(error))
 
     def _network(self, data: Any) -> nn.Module:

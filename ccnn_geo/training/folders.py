@@ -51,7 +51,8 @@ def claim_folder(first: Path, config: str) -> Iterator[Path]:
     settings = comparable_settings(yaml.safe_load(config))
     while True:
         folder = find_folder(first, config)
-        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        absolute = folder.absolute()  # the working directory may change meanwhile
+        missing = [each for each in (absolute, *absolute.parents) if not each.exists()]
         with locked(folder, timeout=0, setting="trainer.default_root_dir"):
             if not _fits(folder, settings):
                 continue  # another process has just used it
@@ -60,7 +61,7 @@ def claim_folder(first: Path, config: str) -> Iterator[Path]:
             try:
                 yield folder
             finally:
-                _remove_unused(folder, missing)
+                _remove_unused(absolute, missing)
             return
 
 
@@ -78,8 +79,8 @@ def _fits(folder: Path, settings: dict[str, Any]) -> bool:
 
 def _remove_unused(folder: Path, made: list[Path]) -> None:
     """Remove a folder that holds nothing but what `claim_folder` wrote, and its new parents."""
-    if {path.name for path in folder.iterdir()} <= set(_OWN_FILES):
-        with suppress(OSError):  # on Windows, the lock cannot be removed while it is held
+    with suppress(OSError):  # on Windows, the lock cannot be removed while it is held
+        if {path.name for path in folder.iterdir()} <= set(_OWN_FILES):
             for name in _OWN_FILES:
                 (folder / name).unlink(missing_ok=True)
             for path in dict.fromkeys((folder, *made)):

@@ -146,6 +146,14 @@ class TestRoundTrip:
         with pytest.raises(ValueError, match="arguments that can be stored as JSON, got `kernel`="):
             network.save_pretrained(tmp_path / "new")
         assert not (tmp_path / "new").exists()
+        assert network.description is None
+
+    def test_a_description_and_weights_make_the_same_model(self):
+        original = model()
+        copy = CCNN.from_description(original.description, original.state_dict())
+        assert copy.config == original.config
+        for name, tensor in original.state_dict().items():
+            assert torch.equal(copy.state_dict()[name], tensor)
 
     def test_a_custom_block_cannot_be_saved(self, tmp_path):
         class CCNNBlock(S4Block):

@@ -1,6 +1,7 @@
 """Folders of runs: which one a run gets, and that nobody else uses it meanwhile."""
 
 import logging
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,6 +76,22 @@ def test_a_run_that_leaves_nothing_leaves_no_folder(first, tmp_path):
     with claim_folder(first, CONFIG) as folder:
         assert folder.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_removed_although_the_working_directory_has_changed(tmp_path, monkeypatch):
+    for name in ("here", "there"):
+        (tmp_path / name / "runs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with claim_folder(Path("runs/seed0"), CONFIG):
+        monkeypatch.chdir(tmp_path / "there")
+        put(Path("runs/seed0"), CONFIG)
+    assert list((tmp_path / "here" / "runs").iterdir()) == []
+    assert Path("runs/seed0/config.yaml").exists()
+
+
+def test_a_folder_that_was_removed_during_the_run_is_no_error(first, tmp_path):
+    with claim_folder(first, CONFIG):
+        shutil.rmtree(tmp_path / "runs")
 
 
 def test_only_new_and_unused_folders_are_removed(first):
