@@ -21,6 +21,10 @@ SCRATCH_BYTES = {"cpu": 2**23, "cuda": 2**28}
 in its cache. One channel of one sample (two kernels' worth with full kernels) is the least.
 Sequences that are cut into blocks are copied besides, one sample at a time."""
 
+_SEQUENCES = 4
+"""How many times as much sequences may take: MKL plans a transform anew in every call, which costs
+as much as some ten transforms, and theirs are long."""
+
 _BUFFERS = 8
 """Padded signals that are alive at a time: padded inputs, outputs and kernels, their spectra, and
 what a transform takes and returns."""
@@ -181,6 +185,8 @@ def _full_blocks(
 def _affordable(x: Tensor, correlation: Correlation) -> int:
     """How many padded signals may be in work at a time."""
     budget = SCRATCH_BYTES.get(x.device.type, SCRATCH_BYTES["cpu"])
+    if x.device.type == "cpu" and len(correlation.kernel.lengths) == 1:
+        budget *= _SEQUENCES
     return max(1, budget // (_BUFFERS * correlation.bytes))
 
 
