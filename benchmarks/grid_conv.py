@@ -1,18 +1,25 @@
-"""The convolution on grids beside discrete ones, and the choice between its two ways.
+"""The convolution on grids beside other layers, and the choice between its two ways.
 
-    python -m benchmarks.grid_conv                  # both parts
+    python -m benchmarks.grid_conv                  # all parts
     python -m benchmarks.grid_conv --only layers    # the layer for sequences of growing length
+    python -m benchmarks.grid_conv --only nvidia    # the layer beside nvsubquadratic's, 1-D to 3-D
+    python -m benchmarks.grid_conv --only long      # a sequence of 1,048,576 steps
     python -m benchmarks.grid_conv --only choice    # whether `method="auto"` chooses well
     python -m benchmarks.grid_conv --fit            # constants for `grid_backends/cost.py`
 
-The first part is the paper's Table 5 for one layer: time forward and with backward and peak memory
-above that after the imports, every row in a fresh process, medians of repeats. Sequences are in
-batches of 8; the local network has as many blocks as it takes to see the whole sequence.
+The first part is the paper's Tables 5 and 6 for one layer: time forward and with backward and peak
+memory above that after the imports, every row in a fresh process, medians of repeats. Sequences are
+in batches of 8; the local network has as many blocks as it takes to see the whole sequence.
+
+The second part has the same number of taps in both layers, from every cell to all others, kernel
+networks of one width, and one thread. The layers take turns; medians of the work that they do.
+`pip install --no-deps nvsubquadratic einops omegaconf` brings the other layer.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 from pathlib import Path
@@ -22,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import grid_choice, harness
+from benchmarks.grid_peers import S4D, NvidiaCKConv
 from ccnn_geo import CKConvMP
 from ccnn_geo.nn import PointwiseLinear
 from ccnn_geo.ops import grid_conv
@@ -34,8 +42,17 @@ LAYERS = {
     "continuous-full": "CKConvMP, kernel as long as the input",
     "discrete-fft": "discrete global kernel, FFT",
     "discrete-conv1d": "discrete global kernel, conv1d",
+    "s4d": "S4D, 64 states",
     "local": "local CNN",
 }
+GRIDS = (
+    ((4096,), 8, 140), ((16_000,), 8, 140), ((32, 32), 8, 140), ((64, 64), 8, 140),
+    ((24, 24, 24), 1, 32), ((24, 24, 24), 8, 32),
+)  # fmt: skip
+"""Grids of the second part, batch sizes, and channels."""
+
+LONG = 2**20
+LONG_CHANNELS = 16
 
 
 class DiscreteConv(nn.Module):
@@ -81,6 +98,8 @@ def make_layer(name: str, channels: int, length: int) -> nn.Module:
     """The layer or network of a row, on sequences `[B, C, L]`."""
     if name == "local":
         return local_network(channels, length)
+    if name == "s4d":
+        return S4D(channels)
     if name.startswith("discrete"):
         return DiscreteConv(channels, length, name.removeprefix("discrete-"))
     layer = CKConvMP.for_grid(
@@ -117,6 +136,141 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
         "forward_backward_s": harness.median_seconds(training_step, device, repeats=repeats),
         "peak_bytes": harness.peak_bytes(device) - before,
     }
+
+
+def full_layer(size: tuple[int, ...], channels: int, kernel_channels: int) -> CKConvMP:
+    """A layer whose kernel reaches from every cell of a grid to all others."""
+    return CKConvMP.for_grid(
+        channels, channels, size=size, kernel_size=tuple(2 * cells - 1 for cells in size),
+        kernel_channels=kernel_channels, omega_0=30.0, window_cutoff=0.0, window_width=1.0,
+    )  # fmt: skip
+
+
+def measure_nvidia(case: dict[str, Any]) -> dict[str, Any]:
+    """Time of the layer and of nvsubquadratic's on one grid; run in a fresh process."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    size, batch, channels = tuple(case["size"]), case["batch"], case["channels"]
+    kernel_channels = min(KERNEL_CHANNELS.values())
+    x = torch.randn(batch, channels, *size, requires_grad=True)
+    layers: list[Any] = [full_layer(size, channels, kernel_channels).grid]
+    result: dict[str, Any] = {}
+    try:
+        layers.append(NvidiaCKConv(channels, size, kernel_channels))
+    except ImportError as error:
+        result["missing"] = f"cannot be imported: {error}"
+
+    def forward(layer: Any) -> None:
+        with torch.no_grad():
+            layer(x)
+
+    def training_step(layer: Any) -> None:
+        x.grad = None
+        layer(x).square().sum().backward()
+
+    for name, step in (("forward_s", forward), ("forward_backward_s", training_step)):
+        calls = [functools.partial(step, layer) for layer in layers]
+        result[name] = harness.interleaved_seconds(
+            calls, torch.device("cpu"), case["repeats"], budget=case["repeats"]
+        )
+    return result
+
+
+def nvidia(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure and print the layer beside nvsubquadratic's."""
+    torch.set_num_threads(1)
+    print(f"\n{harness.machine(torch.device('cpu'))}\n")
+    rows, report = [], []
+    for size, batch, channels in GRIDS:
+        case = {
+            "part": "nvidia", "size": size, "batch": batch, "channels": channels,
+            "repeats": arguments.repeats,
+        }  # fmt: skip
+        harness.progress(f"grids of {size}, {batch} x {channels} channels ...")
+        result = harness.in_fresh_process("benchmarks.grid_conv", case)
+        report.append({**case, **result})
+        name = [" x ".join(map(str, size)), f"{batch} x {channels}"]
+        if "failed" in result:
+            rows.append([*name, result["failed"], *[""] * 3])
+            continue
+        times = [
+            [f"{1e3 * seconds:,.1f} ms" for seconds in pair]
+            for pair in zip(result["forward_s"], result["forward_backward_s"], strict=True)
+        ]
+        ours, theirs = times[0], times[1] if len(times) > 1 else [result["missing"], ""]
+        ratio = ""
+        if len(times) > 1:
+            own, other = result["forward_backward_s"]
+            ratio = f"{other / own:.2f} x"
+        rows.append([*name, *ours, *theirs, ratio])
+    harness.show_table(
+        ["grid", "signals", "forward", "with backward", "nvsubquadratic", "with backward", "speed"],
+        rows,
+    )
+    return report
+
+
+def measure_long(case: dict[str, Any]) -> dict[str, float]:
+    """Time and memory of one layer on a long sequence; run in a fresh process."""
+    device = torch.device("cpu")
+    torch.manual_seed(0)
+    torch.set_num_threads(case["threads"])
+    size = (LONG,)
+    layer = (
+        full_layer(size, LONG_CHANNELS, 32)
+        if case["taps"] is None
+        else CKConvMP.for_grid(
+            LONG_CHANNELS, LONG_CHANNELS, size=size, kernel_size=case["taps"],
+            omega_0=30.0, window_width=1.0, window_cutoff=0.0,
+        )
+    )  # fmt: skip
+    x = torch.randn(1, LONG_CHANNELS, LONG, requires_grad=case["backward"])
+    before = harness.start_peak(device)
+
+    def step() -> None:
+        with torch.set_grad_enabled(case["backward"]):
+            output = layer.grid(x)
+        if case["backward"]:
+            output.square().sum().backward()
+
+    seconds = harness.seconds(step, device)
+    kernel = 4 * LONG_CHANNELS * (2 * LONG - 1 if case["taps"] is None else case["taps"])
+    return {
+        "seconds": seconds,
+        "peak_bytes": harness.peak_bytes(device) - before,
+        "signal_bytes": x.numel() * 4,
+        "kernel_bytes": kernel,
+    }
+
+
+def long(arguments: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
+    """Measure and print a sequence of a million steps, with kernels of several lengths."""
+    torch.set_num_threads(threads)
+    print(f"\n{harness.machine(torch.device('cpu'))}, {LONG:,} steps, {LONG_CHANNELS} channels\n")
+    rows, report = [], []
+    for taps in (1001, 65_537, None):
+        for backward in (False, True):
+            case = {"part": "long", "taps": taps, "backward": backward, "threads": threads}
+            harness.progress(f"{taps or 'all'} taps, {'with' if backward else 'no'} backward ...")
+            result = harness.in_fresh_process("benchmarks.grid_conv", case)
+            report.append({**case, **result})
+            name = f"{2 * LONG - 1 if taps is None else taps:,}"
+            if "failed" in result:
+                rows.append([name, result["failed"], *[""] * 4])
+                continue
+            rows.append(
+                [
+                    name,
+                    "forward and backward" if backward else "forward",
+                    f"{result['seconds']:,.2f} s",
+                    *(
+                        f"{result[key] / 2**20:,.0f} MiB"
+                        for key in ("peak_bytes", "signal_bytes", "kernel_bytes")
+                    ),
+                ]
+            )
+    harness.show_table(["taps", "", "time", "peak memory", "one signal", "one kernel"], rows)
+    return report
 
 
 def layers(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
@@ -178,7 +332,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--only", choices=["layers", "choice"], help="one part instead of both")
+    parser.add_argument(
+        "--only", choices=["layers", "nvidia", "long", "choice"], help="one part instead of all"
+    )
     parser.add_argument("--fit", action="store_true", help="measure the constants of the choice")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS)
@@ -187,7 +343,8 @@ def main() -> None:
     )
     parser.add_argument(
         "--threads", type=int,
-        help="of the CPU: all for the layers and one, timed by the work it does, for the choice",
+        help="of the CPU: all for the layers and the long sequence and one, timed by the work it "
+        "does, for the choice",
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
@@ -199,13 +356,20 @@ def main() -> None:
     device = torch.device(arguments.device)
     if arguments.worker:
         case = json.loads(arguments.worker)
-        print(json.dumps(grid_choice.work(case) if "part" in case else measure(case)))
+        measures = {"nvidia": measure_nvidia, "long": measure_long}
+        work = measures.get(case.get("part"), grid_choice.work if "part" in case else measure)
+        print(json.dumps(work(case)))
         return
     report: dict[str, Any] = {}
     costs = grid_choice.fit(device, arguments.threads or 1) if arguments.fit else None
-    if arguments.only != "choice":
-        report["layers"] = layers(arguments, arguments.threads or torch.get_num_threads())
-    if arguments.only != "layers":
+    threads = arguments.threads or torch.get_num_threads()
+    if arguments.only in (None, "layers"):
+        report["layers"] = layers(arguments, threads)
+    if arguments.only in (None, "nvidia"):
+        report["nvidia"] = nvidia(arguments)
+    if arguments.only in (None, "long"):
+        report["long"] = long(arguments, threads)
+    if arguments.only in (None, "choice"):
         report["choice"] = grid_choice.choice(device, arguments.threads or 1, costs)
     harness.write_json(arguments.json, report)
 

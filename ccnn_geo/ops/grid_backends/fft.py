@@ -19,7 +19,12 @@ from ccnn_geo.ops.grid_backends.transforms import Correlation
 SCRATCH_BYTES = {"cpu": 2**23, "cuda": 2**28}
 """Memory that a convolution may take besides its operands and results: on the CPU about what stays
 in its cache. One channel of one sample (two kernels' worth with full kernels) is the least.
-Sequences that are cut into blocks are copied besides, one sample at a time."""
+Sequences that are cut into blocks are copied besides: as many as fit with depthwise kernels, those
+of one sample with full ones."""
+
+_SEQUENCES = 4
+"""How many times as much sequences may take: MKL plans a transform anew in every call, which costs
+as much as some ten transforms, and theirs are long."""
 
 _BUFFERS = 8
 """Padded signals that are alive at a time: padded inputs, outputs and kernels, their spectra, and
@@ -36,10 +41,11 @@ def convolve(x: Tensor, kernel: Tensor, layout: Layout) -> Tensor:
         return output
     blocks = Blocks(layout, layout.block)
     correlation = Correlation.of_blocks(blocks, dtype)
-    for sequence, result in zip(x, output, strict=True):
-        parts = x.new_empty(len(result), blocks.number, blocks.step)
-        correlate(blocks.inputs(sequence), kernel, correlation, parts.transpose(0, 1))
-        result.copy_(parts.flatten(1)[:, : result.size(1)])
+    for number, into, out_of in _sequences(x, kernel, blocks, correlation):
+        inputs, part = blocks.inputs(x[number, into]), kernel[out_of]
+        parts = x.new_empty(len(part), blocks.number, blocks.step)
+        correlate(inputs, part, correlation, parts.transpose(0, 1))
+        output[number, out_of] = parts.flatten(1)[:, : output.size(2)]
     return output
 
 
@@ -56,13 +62,16 @@ def differentiate(
     else:
         blocks = Blocks(layout, layout.block)
         correlation = Correlation.of_blocks(blocks, dtype)
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if needs_x else None
-        for number, sequence in enumerate(x):
-            inputs, outputs = blocks.inputs(sequence), blocks.outputs(grad[number])
-            parts, part = backward(outputs, inputs, kernel, correlation, needs_x, needs_kernel)
-            if grad_x is not None and parts is not None:
-                grad_x[number] = blocks.inputs_adjoint(parts)
-            grad_kernel = part if grad_kernel is None or part is None else grad_kernel.add_(part)
+        grad_x = x.new_empty(x.shape) if needs_x else None
+        grad_kernel = kernel.new_zeros(kernel.shape, dtype=dtype) if needs_kernel else None
+        for number, into, out_of in _sequences(x, kernel, blocks, correlation):
+            inputs, outputs = blocks.inputs(x[number, into]), blocks.outputs(grad[number, out_of])
+            needs = needs_x, needs_kernel
+            for_x, for_kernel = backward(outputs, inputs, kernel[out_of], correlation, *needs)
+            if grad_x is not None and for_x is not None:
+                grad_x[number, into] = blocks.inputs_adjoint(for_x)
+            if grad_kernel is not None and for_kernel is not None:
+                grad_kernel[out_of] += for_kernel
     return (
         None if grad_x is None else grad_x.to(x.dtype),
         None if grad_kernel is None else grad_kernel.to(kernel.dtype),
@@ -156,6 +165,20 @@ def _contract(equation: str, one: Tensor, other: Tensor) -> Tensor:
     return torch.einsum(equation, one, other)
 
 
+def _sequences(
+    x: Tensor, kernel: Tensor, blocks: Blocks, correlation: Correlation
+) -> Iterator[tuple[int, slice, slice]]:
+    """Yield samples, input channels and kernels that are cut into blocks together."""
+    if kernel.dim() < x.dim():
+        channels = max(1, _affordable(x, correlation) // blocks.number)
+        pairs = [(part, part) for part in _slices(x.size(1), channels)]
+    else:
+        pairs = [(slice(0, x.size(1)), slice(0, len(kernel)))]
+    for number in range(len(x)):
+        for into, out_of in pairs:
+            yield number, into, out_of
+
+
 def _depthwise_blocks(x: Tensor, correlation: Correlation) -> Iterator[tuple[slice, list[slice]]]:
     """Cut channels, and where one of them is too large samples as well, to the scratch memory."""
     rows = _affordable(x, correlation)
@@ -181,6 +204,8 @@ def _full_blocks(
 def _affordable(x: Tensor, correlation: Correlation) -> int:
     """How many padded signals may be in work at a time."""
     budget = SCRATCH_BYTES.get(x.device.type, SCRATCH_BYTES["cpu"])
+    if x.device.type == "cpu" and len(correlation.kernel.lengths) == 1:
+        budget *= _SEQUENCES
     return max(1, budget // (_BUFFERS * correlation.bytes))
 
 
