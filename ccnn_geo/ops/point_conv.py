@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ccnn_geo.ops.functorch import is_forward_mode
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
@@ -35,7 +36,9 @@ def point_conv(
     .. math::
         y_i = \sum_{j \in N(i)} w_j\, g(v_{ij})\, A [h(v_{ij}), 1] \odot x_j
 
-    Gradients can be differentiated again. Forward-mode differentiation runs on the reference.
+    Gradients can be differentiated again, and the transforms of `torch.func` apply. Forward-mode
+    differentiation and second derivatives run on the reference; `torch.func.vmap` runs the fused
+    backends once per example, and does not check whether values are finite.
 
     Positions and weights must be finite, which is checked on the CPU only and not in compiled code.
     NaN and infinity in features reach the targets of edges inside the support of the kernel, and no
@@ -150,6 +153,8 @@ def _has_tangents(*operands: Tensor | Features) -> bool:
     """True if forward-mode differentiation is under way with respect to an operand."""
     if torch.compiler.is_compiling():
         return False
+    if is_forward_mode():
+        return True
     for operand in operands:
         parts = operand if isinstance(operand, tuple) else (operand,)
         for part in parts:
