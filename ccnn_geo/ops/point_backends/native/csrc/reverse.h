@@ -69,13 +69,13 @@ class Reverse {
   Reverse(const Problem<T>& problem, bool needs_offset, Arena& arena)
       : grad_features(arena.zeros<T>((problem.width + 1) * kTile<T>)),
         grad_offset(needs_offset ? arena.zeros<T>(problem.dim * kTile<T>) : nullptr),
-        totals(problem, arena), problem_(problem),
+        sums(problem, arena), problem_(problem),
         padded_width_(round_up(problem.width, kLanes<T>)),
         scratch_(arena.zeros<T>(padded_width_ * kTile<T>)),
         transposed_(arena.zeros<T>(kTile<T> * padded_width_)),
         grad_exponent_(arena.zeros<T>(kTile<T>)) {}
 
-  // Takes `grad_features`, which it overwrites; adds to `totals` and fills `grad_offset`.
+  // Takes `grad_features`, which it overwrites; adds to `sums` and fills `grad_offset`.
   void run(const Tile<T>& tile, const Network<T>& network) {
     const int64_t vectors = tile.vectors(), width = problem_.width;
     T *grad = grad_features, *below = scratch_;
@@ -88,7 +88,7 @@ class Reverse {
       if (l + 1 == problem_.layers) add_window(tile, network);
       if (l == 0) break;
       const T* weight = problem_.weights + (l - 1) * width * width;
-      T* grad_weight = totals.weights.values + (l - 1) * width * padded_width_;
+      T* grad_weight = sums.weights.values + (l - 1) * width * padded_width_;
       transpose(
           network.layers[l - 1].hidden, kTile<T>, transposed_, padded_width_, padded_width_,
           vectors * kLanes<T>);
@@ -103,7 +103,7 @@ class Reverse {
 
   T* grad_features;  // [H + 1, kTile]
   T* grad_offset;    // [D, kTile] or null
-  ParameterTotals<T> totals;
+  ParameterBlock<T> sums;
 
  private:
   void differentiate(int64_t l, const Tile<T>& tile, const Network<T>& network, T* grad) {
@@ -112,7 +112,7 @@ class Reverse {
       const auto reverse =
           grad_offset ? reverse_layer<T, dim.value, true> : reverse_layer<T, dim.value, false>;
       reverse(
-          problem_, l, network.layers[l], tile.offset, grad, totals.moments.values + l * size,
+          problem_, l, network.layers[l], tile.offset, grad, sums.moments.values + l * size,
           grad_offset, grad_exponent_, tile.vectors());
     });
   }
@@ -125,7 +125,7 @@ class Reverse {
           Vec<T>::loadu(network.features + last + lane);
       for (int64_t d = 0; d < problem_.dim; ++d) {
         const Vec<T> v = Vec<T>::loadu(tile.offset + d * kTile<T> + lane);
-        T* sum = totals.window.values + d * kLanes<T>;
+        T* sum = sums.window.values + d * kLanes<T>;
         at::vec::fmadd(exponent * v, v, Vec<T>::loadu(sum)).store(sum);
         if (!grad_offset) continue;
         const T sigma = problem_.inverse_sigma[d];

@@ -74,19 +74,20 @@ class Tile {
     }
   }
 
-  // Asks for the rows of a table, [sources, stride], that belong to the tile's sources; they arrive
-  // while the kernel is evaluated. A table that the second-level cache holds needs no asking.
-  // Inlined by force: GCC takes a function that only prefetches for one without effect.
-  [[gnu::always_inline]] void prefetch(const T* rows, int64_t stride) const {
+  // Prefetches the rows of the tile's sources, which arrive while the kernel is evaluated, from a
+  // table [., stride] whose first row belongs to the source `first`. A table that the second-level
+  // cache holds is not prefetched. Inlined by force: GCC would remove the calls of a function that
+  // only prefetches.
+  [[gnu::always_inline]] void prefetch(const T* rows, int64_t stride, int64_t first = 0) const {
 #if defined(__GNUC__)
     constexpr int64_t kLine = 64 / sizeof(T), kCacheBytes = 1 << 20;
     if (problem_.sources * stride * static_cast<int64_t>(sizeof(T)) < kCacheBytes) return;
     for (int64_t edge = 0; edge < count; ++edge) {
-      const T* row = rows + source[edge] * stride;
+      const T* row = rows + (source[edge] - first) * stride;
       for (int64_t c = 0; c < stride; c += kLine) __builtin_prefetch(row + c, 0, 2);
     }
 #else
-    (void)rows, (void)stride;
+    (void)rows, (void)stride, (void)first;
 #endif
   }
 
