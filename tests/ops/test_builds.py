@@ -151,6 +151,40 @@ def test_a_compiler_that_compiles_nothing_is_named(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_a_compiler_that_does_not_end_is_ended_and_named(monkeypatch, tmp_path):
+    """With all that it has started, and what those hold open."""
+    cache, script, started = tmp_path / "cache", tmp_path / "compiler", tmp_path / "started"
+    script.write_text(f"#!/bin/sh\nsleep 600 &\necho $! >> {started}\nsleep 600\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(cache))
+    with pytest.raises(RuntimeError, match=r"did not end within 0\.5 s: is it a C\+\+ compiler"):
+        builds.build(time_limit=0.5)
+    assert list(cache.iterdir()) == []
+    deadline = time.monotonic() + 30
+    processes = [Path(f"/proc/{process}/stat") for process in started.read_text().split()]
+    while any(map(_is_running, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(_is_running, processes))
+
+
+def _is_running(process: Path) -> bool:
+    try:
+        return process.read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(shutil.which("yes") is None, reason="there is no program that never ends")
+def test_a_compiler_that_does_not_stop_writing_is_ended_and_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "yes --")
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
+    with pytest.raises(RuntimeError, match="yes .* wrote more than 16 MiB: is it a C"):
+        builds.build()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_compiler_that_is_no_command_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "g++ '")
     monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
