@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -14,7 +16,11 @@ from ccnn_geo.ops.point_backends import autograd, reference
 from ccnn_geo.ops.point_backends.checks import check_indices, check_point_conv
 from ccnn_geo.ops.point_backends.operands import MagnetConv, PointConv
 from ccnn_geo.ops.point_backends.operator import magnet_conv
-from ccnn_geo.ops.point_backends.registry import choose_backend, is_deterministic
+from ccnn_geo.ops.point_backends.registry import (
+    choose_backend,
+    is_deterministic,
+    suggest_build,
+)
 
 _FUSED_TYPES = (torch.float32, torch.float64)
 
@@ -91,22 +97,29 @@ def point_conv(
         )
         if _has_tangents(x, source, target, readout, support.inverse_sigma, features):
             name = "reference"
-        output, moment = _evaluate(call, name)
+        if _is_fused(call, name):
+            if name == "torch":
+                suggest_build(backend, x.device)
+            output, moment = _evaluate_fused(call, name)
+        else:
+            output, moment = _evaluate(call, name)
         moment = moment / max(neighbors.num_targets, 1)
     return output.to(input_dtype), moment if with_moment else None
 
 
-def _evaluate(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
-    neighbors, features = call.neighbors, call.features
-    if (
+def _is_fused(call: PointConv, backend: str) -> bool:
+    return (
         backend != "reference"
-        and isinstance(features, MAGNetWeights)
+        and isinstance(call.features, MAGNetWeights)
         and call.readout.dtype in _FUSED_TYPES
         and not (backend == "torch" and autograd.suits_magnet(call))
-        and neighbors.num_slots > 0
-        and neighbors.num_sources > 0
-    ):
-        return _fused(call, features, backend)
+        and call.neighbors.num_slots > 0
+        and call.neighbors.num_sources > 0
+    )
+
+
+def _evaluate(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
+    neighbors = call.neighbors
     check_indices(neighbors.index, neighbors.pointer, neighbors.num_sources)
     if neighbors.num_slots == 0 or neighbors.num_sources == 0:
         return _without_edges(call)
@@ -123,8 +136,8 @@ def _without_edges(call: PointConv) -> tuple[Tensor, Tensor]:
     return zero.expand(len(call.target), outputs), moment
 
 
-def _fused(call: PointConv, network: MAGNetWeights, backend: str) -> tuple[Tensor, Tensor]:
-    neighbors, support = call.neighbors, call.support
+def _evaluate_fused(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
+    neighbors, support, network = call.neighbors, call.support, cast(MAGNetWeights, call.features)
     depthwise = call.readout.dim() == 2
     reverse: tuple[Tensor | None, Tensor | None] = (None, None)
     if backend == "triton" and torch.is_grad_enabled() and is_deterministic():

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -239,3 +240,60 @@ def test_builds_can_be_loaded_whatever_the_umask(monkeypatch, tmp_path):
         os.umask(before)
     for folder in (tmp_path / "above", tmp_path / "above" / "cache"):
         assert folder.stat().st_mode & 0o777 == 0o755
+
+
+# One process: few edges, a chosen backend, a worker of a data loader, and then many edges, twice.
+_CONVOLUTIONS = """
+import sys
+import torch
+from ccnn_geo import CKConvMP, use_backend
+from ccnn_geo.ops import nearest_neighbors
+
+def convolve(points, neighbors=64, compiled=False):
+    layer = CKConvMP(16, 16, dim=3, num_neighbors=neighbors)
+    call = torch.compile(layer, backend="eager") if compiled else layer
+    pos = torch.rand(points, 3)
+    call(torch.randn(points, 16), pos, nearest_neighbors(pos, neighbors))
+
+class Convolutions(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, number):
+        convolve(500)
+        return number
+
+def write(line):
+    print(line, file=sys.stderr, flush=True)
+
+convolve(50, 4)
+with use_backend("torch"):
+    convolve(500)
+list(torch.utils.data.DataLoader(Convolutions(), num_workers=1))
+write("now")
+convolve(500, compiled=sys.argv[1] == "compiled")
+write("again")
+convolve(500)
+"""
+
+
+def _logged(cache: Path, how: str = "eager", **environment: str) -> list[str]:
+    """What a process without a build writes to its standard error."""
+    variables = {**os.environ, "CCNN_GEO_CACHE": str(cache), **environment}
+    variables.pop("CCNN_GEO_BACKEND", None)
+    command = [sys.executable, "-W", "ignore", "-c", _CONVOLUTIONS, how]
+    run = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stderr.splitlines()
+
+
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_a_build_is_suggested_once_where_it_would_be_chosen(tmp_path, how):
+    before, message, after = _logged(tmp_path / "cache", how, CXX=sys.executable)
+    assert (before, after) == ("now", "again")
+    assert "in plain PyTorch, because the native backend, which is faster, cannot be" in message
+    assert message.endswith("not built; run `python -m ccnn_geo build`")
+
+
+def test_without_a_compiler_no_build_is_suggested(tmp_path):
+    assert _logged(tmp_path / "cache", CXX="/nowhere/g++") == ["now", "again"]
