@@ -77,7 +77,8 @@ def point_conv(
             network, readout and support are not of one type.
         ValueError: If shapes or devices do not fit one another, tensors hold no data, (on the CPU)
             positions or weights are not finite, or there is no such backend.
-        IndexError: If a neighbourhood names a missing point or slot (on the CPU).
+        IndexError: If a neighbourhood names a missing point or slot (on the CPU; the Triton backend
+            takes it for an empty slot).
         RuntimeError: If the requested backend cannot run here.
     """
     if isinstance(pos, tuple) and len(pos) != 2:
