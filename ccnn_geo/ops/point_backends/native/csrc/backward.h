@@ -1,4 +1,4 @@
-// The backward pass: recomputes the features of every tile, and pushes the gradients through them.
+// The backward pass: recomputes the features of every tile and differentiates them.
 #pragma once
 
 #include <optional>
@@ -8,8 +8,8 @@
 
 namespace ccnn_geo {
 
-// Finishes a block of kernel values, edges x channels, as gradients of the sources' features: times
-// the gradient of the edge's output, added to the edge's row.
+// Multiplies a block of kernel values, edges x channels, by the gradients of the edges' outputs,
+// and adds the products to the gradients of the sources' features.
 template <typename T>
 struct Scatter {
   T* x;
@@ -35,7 +35,7 @@ struct Scatter {
   }
 };
 
-// The sums of one strand.
+// The sums of one strand, see schedule.h.
 template <typename T>
 struct StrandSums {
   StrandSums(const Problem<T>& problem, const SourceGradients<T>& sources, int64_t strand)
@@ -46,7 +46,7 @@ struct StrandSums {
   SourceRows<T> rows;
 };
 
-// What one thread owns while it computes gradients.
+// The buffers of one thread in the backward pass.
 template <typename T>
 class BackwardWorker {
  public:
@@ -63,12 +63,12 @@ class BackwardWorker {
 
   Tile<T>& tile() { return tile_; }
 
-  // Leaves gradients of the sources in these rows from here on.
+  // Selects the rows to which gradients of sources are added.
   void begin_block(SourceRows<T>& rows) { rows_ = &rows; }
 
   void end_block(ParameterSums& sums) { reverse_.sums.move_to(sums); }
 
-  // Only for aggregates: brings the gradient of one into the order of the readout.
+  // Only for aggregates: transposes the gradient of one to [H + 1, padded C].
   void begin_target(int64_t target) {
     const int64_t features = problem_.width + 1;
     aggregate_ = grad_output_ + target * problem_.channels * features;
@@ -98,7 +98,7 @@ class BackwardWorker {
   }
 
  private:
-  // Copies the gradients of the outputs, one padded row per run.
+  // Copies the gradients of the outputs into padded rows, one per run.
   void load_grad_output() {
     const int64_t stride = problem_.padded_channels;
     for (int64_t r = 0; r < tile_.num_runs; ++r) {
@@ -172,7 +172,7 @@ class BackwardWorker {
   const T* grad_of_[kTile<T>];
 };
 
-// The moment's gradient as it acts on features: G + G^T.
+// Returns G + G^T, the factor of the features in the gradient of f^T G f.
 template <typename T>
 std::vector<T> symmetric(const T* grad_moment, int64_t size) {
   std::vector<T> sum(grad_moment ? size * size : 0);
@@ -185,7 +185,7 @@ std::vector<T> symmetric(const T* grad_moment, int64_t size) {
   return sum;
 }
 
-// Fills the gradients of a call, given those of its output and (or null) of its moment.
+// Computes the gradients of a call. `grad_moment` is null if there is no gradient of the moment.
 template <typename T>
 void backward(
     const Problem<T>& problem, const T* grad_output, const T* grad_moment,
@@ -201,7 +201,7 @@ void backward(
   std::atomic<bool> bad_index{false};
   if (out.target) std::fill_n(out.target, problem.targets * problem.dim, T(0));
 
-  // For every round a stage of blocks and one that adds up its rows, and then a last one.
+  // Two stages per round, for its blocks and for the sum of its rows, and one for all other sums.
   std::vector<Stage> stages;
   for (int64_t round = 0; round < rounds; ++round) {
     stages.push_back({sources.first_block(round), sources.first_block(round + 1), strands});

@@ -8,7 +8,7 @@
 
 namespace ccnn_geo {
 
-// Finishes a block of M = features x sources by contracting it with the readout.
+// Contracts a block of M = features x sources with the readout and adds it to the output.
 template <typename T>
 struct Contract {
   const T* readout;
@@ -30,7 +30,7 @@ struct Contract {
   }
 };
 
-// What one thread owns while it computes outputs.
+// The buffers of one thread in the forward pass.
 template <typename T>
 class ForwardWorker {
  public:
@@ -83,7 +83,7 @@ class ForwardWorker {
         output_ + blocks.begin(problem_, block + 1) * channels, T(0));
   }
 
-  // Adds what the block contributed to a strand's moment, [padded H + 1, padded H + 1].
+  // Adds the moment of the block to that of its strand, [padded H + 1, padded H + 1].
   void end_block(std::vector<double>& moment) {
     if (!moment_.values) return;
     moment.resize(moment_.size, 0.0);
@@ -92,7 +92,7 @@ class ForwardWorker {
 
   void begin_target(int64_t) {}
 
-  // Only for aggregates: writes one, and makes room for the next.
+  // Only for aggregates: writes one and resets the buffer.
   void end_target(int64_t target) {
     const int64_t features = problem_.width + 1, stride = problem_.padded_channels;
     T* out = output_ + target * problem_.channels * features;

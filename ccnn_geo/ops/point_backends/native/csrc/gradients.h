@@ -1,4 +1,4 @@
-// Gradients of the parameters: sums over the edges, and what becomes of them.
+// Gradients of the parameters, computed from sums over the edges.
 #pragma once
 
 #include "network.h"
@@ -6,11 +6,11 @@
 
 namespace ccnn_geo {
 
-// Sums kept for every filter, each spread over the lanes: of the gradient of the exponent times
-// 1, v, v^2; of the gradient of the angle times 1, v; and of the gradient of the bias.
+// Number of sums per filter: of the gradient of the exponent times 1, v and v^2, of the gradient of
+// the angle times 1 and v, and of the gradient of the bias.
 constexpr int64_t num_moments(int64_t dim) { return 3 * dim + 3; }
 
-// Sums of one strand.
+// The sums of one strand, or of all.
 struct ParameterSums {
   template <typename T>
   explicit ParameterSums(const Problem<T>& problem)
@@ -36,7 +36,7 @@ struct ParameterSums {
   }
 };
 
-// Sums of one block, of the same shapes, with moments and window spread over the lanes.
+// The same sums of one block, with `moments` and `window` spread over the lanes.
 template <typename T>
 struct ParameterBlock {
   ParameterBlock(const Problem<T>& problem, Arena& arena)
@@ -58,7 +58,7 @@ struct ParameterBlock {
         weights(sizes.weights.size(), arena), readout(sizes.readout.size(), arena) {}
 };
 
-// Gradients as backward fills them; null where not wanted.
+// The gradients to compute; null where not requested.
 template <typename T>
 struct Gradients {
   explicit Gradients(const CcnnGeoGradients& from)
@@ -75,7 +75,7 @@ struct Gradients {
   static T* typed(void* data) { return static_cast<T*>(data); }
 };
 
-// Turns sums over edges into gradients of the parameters, in double.
+// Computes the gradients of the parameters from sums over all edges.
 template <typename T>
 void write_parameter_gradients(
     const Problem<T>& problem, const ParameterSums& sums, const Gradients<T>& out) {

@@ -1,4 +1,4 @@
-// Threads, and how they share out work: OpenMP where the compiler has it, std::thread otherwise.
+// Threads and the distribution of work. OpenMP where the compiler supports it, else std::thread.
 #pragma once
 
 #include <condition_variable>
@@ -16,7 +16,7 @@
 
 namespace ccnn_geo {
 
-// Calls body() in up to `threads` threads, and throws what the first of them to fail threw.
+// Calls body() in up to `threads` threads. Rethrows the first exception.
 template <typename Body>
 void parallel(int64_t threads, const Body& body) {
   std::exception_ptr failure;
@@ -31,7 +31,7 @@ void parallel(int64_t threads, const Body& body) {
     }
   };
   if (threads <= 1) {
-    // Without OpenMP, which does not survive a fork: a forked worker has one thread.
+    // OpenMP cannot be used in a forked process. Workers of data loaders have one thread.
     run();
   } else {
 #if defined(_OPENMP)
@@ -42,7 +42,7 @@ void parallel(int64_t threads, const Body& body) {
     try {
       while (static_cast<int64_t>(helpers.size()) + 1 < threads) helpers.emplace_back(run);
     } catch (const std::system_error&) {
-      // The system has no more threads: those that run do all the work.
+      // The system has no more threads. The threads that run do all the work.
     }
     run();
     for (std::thread& helper : helpers) helper.join();
@@ -51,23 +51,23 @@ void parallel(int64_t threads, const Body& body) {
   if (failure) std::rethrow_exception(failure);
 }
 
-// Items of work, first to last, that may begin once the stage before them is complete. They are
-// divided into strands of consecutive items. The items of a strand are done one after another.
+// The items first, ..., last - 1, which may begin once the previous stage is complete. They are
+// divided into strands of consecutive items. The items of one strand run one after another.
 struct Stage {
   int64_t first, last, strands;
 
   int64_t begin(int64_t strand) const { return first + (last - first) * strand / strands; }
 };
 
-// Hands out the items of consecutive stages to the threads that ask.
+// Distributes the items of consecutive stages over threads, whenever a thread has nothing to do.
 //
-// A thread that is slow, or that the system has stopped in favour of another program, holds up one
-// strand at most. Threads without work sleep: they do not spin on a core that others need.
+// A thread that is slow, or preempted by another program, delays one strand only. Threads without
+// work sleep instead of spinning, which would take time from threads on the same core.
 class Scheduler {
  public:
   explicit Scheduler(std::vector<Stage> stages) : stages_(std::move(stages)) { begin_stage(0); }
 
-  // Calls body(stage, strand, item) for one item after another, until there are no more.
+  // Calls body(stage, strand, item) for one item after another until none are left.
   template <typename Body>
   void work(const Body& body) {
     std::unique_lock<std::mutex> lock(guard_);
@@ -99,7 +99,7 @@ class Scheduler {
   }
 
  private:
-  // Begins a stage, or the next one that is not empty.
+  // Begins a stage, or the next stage that is not empty.
   void begin_stage(size_t stage) {
     while (stage < stages_.size() && stages_[stage].first == stages_[stage].last) ++stage;
     stage_ = stage;
@@ -114,8 +114,8 @@ class Scheduler {
     }
   }
 
-  // The strand with the most items left of those that no thread holds, or -1. The strand that a
-  // thread worked on last, and whose sums are in its cache, is kept until others are far behind.
+  // Returns the strand with the most items left of those that no thread holds, or -1. A thread
+  // keeps its last strand, whose sums are in its cache, until other strands are far behind.
   int64_t choose(int64_t last) const {
     const int64_t strands = stages_[stage_].strands;
     int64_t best = -1;
@@ -130,11 +130,11 @@ class Scheduler {
 
   std::vector<Stage> stages_;
   std::mutex guard_;
-  std::condition_variable changed_;  // a stage has begun, or there are no more
+  std::condition_variable changed_;  // a stage has begun, or all are complete
   size_t stage_ = 0;
   int64_t unfinished_ = 0;     // items of the stage
   std::vector<int64_t> left_;  // items of every strand that have not been finished
-  std::vector<bool> held_;     // strands in the hands of a thread
+  std::vector<bool> held_;     // strands that a thread works on
 };
 
 }  // namespace ccnn_geo

@@ -5,10 +5,10 @@
 
 namespace ccnn_geo {
 
-// Differentiates one layer of filters. `grad` holds the gradient of the layer's output, [H, kTile],
-// and receives that of what the filters multiply. Adds the sums over edges to `moments` and, where
-// positions want a gradient, the gradient of every edge's offset to `grad_offset`, [D, kTile]
-// (all but the window's part: the sum of the exponents' gradients is added to `grad_exponent`).
+// Differentiates one layer of filters. On entry, `grad` is the gradient of the layer's output, [H,
+// kTile]; on return, the gradient of the filters' factors. Adds the sums over edges to `moments`.
+// With kOffset, adds the gradients of the offsets to `grad_offset`, [D, kTile], without the part of
+// the window, and the sums of the gradients of all exponents to `grad_exponent`.
 template <typename T, int kDim, bool kOffset>
 void reverse_layer(
     const Problem<T>& problem, int64_t layer, const Layer<T>& kept, const T* offset, T* grad,
@@ -62,7 +62,7 @@ void reverse_layer(
   }
 }
 
-// Pushes gradients of the features through the network; one per thread.
+// Backpropagates gradients of the features through the network. Every thread has one.
 template <typename T>
 class Reverse {
  public:
@@ -75,7 +75,7 @@ class Reverse {
         transposed_(arena.zeros<T>(kTile<T> * padded_width_)),
         grad_exponent_(arena.zeros<T>(kTile<T>)) {}
 
-  // Takes `grad_features`, which it overwrites; adds to `sums` and fills `grad_offset`.
+  // Reads and overwrites `grad_features`, adds to `sums` and fills `grad_offset`.
   void run(const Tile<T>& tile, const Network<T>& network) {
     const int64_t vectors = tile.vectors(), width = problem_.width;
     T *grad = grad_features, *below = scratch_;
@@ -117,7 +117,7 @@ class Reverse {
     });
   }
 
-  // The window's exponent is part of the last layer's filters, and of the last feature.
+  // The window is a factor of the last layer's filters and the last feature itself.
   void add_window(const Tile<T>& tile, const Network<T>& network) {
     const int64_t last = problem_.width * kTile<T>;
     for (int64_t lane = 0; lane < tile.vectors() * kLanes<T>; lane += kLanes<T>) {

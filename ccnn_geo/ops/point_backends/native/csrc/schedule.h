@@ -1,8 +1,8 @@
-// How a call is divided, and sums that do not lose what float32 would.
+// The division of a call into blocks and strands, and sums in double precision.
 //
-// Blocks of targets are divided into strands, and each strand sums in its own memory. Blocks and
-// strands depend on the operands only, and the sums of strands are added in their order. Results
-// therefore do not depend on the number of threads, nor on which of them computed what.
+// Blocks of targets are divided into strands, each with sums of its own. Blocks and strands depend
+// on the operands only, and the sums of all strands are added in a fixed order. Results therefore
+// do not depend on the number or the speed of the threads.
 #pragma once
 
 #include "parallel.h"
@@ -10,14 +10,14 @@
 
 namespace ccnn_geo {
 
-// Sums over the tiles of one block, in T: `size` sums, each spread over `kSpread` neighbours.
+// Sums over the tiles of one block, in T. Each of the `size` sums is spread over `kSpread` values.
 template <typename T, int64_t kSpread = 1>
 class BlockSums {
  public:
   BlockSums() = default;
   BlockSums(int64_t size, Arena& arena) : values(arena.zeros<T>(size * kSpread)), size(size) {}
 
-  // Adds the sums to those of a strand, and starts again from zero.
+  // Adds the sums to those of a strand and resets them.
   void move_to(double* sums) {
     for (int64_t i = 0; i < size; ++i) {
       double parts[kSpread];
@@ -34,7 +34,7 @@ class BlockSums {
   int64_t size = 0;
 };
 
-// Consecutive targets, block by block: enough blocks to share out evenly, each of many tiles.
+// Blocks of consecutive targets: enough for an even distribution, each of several tiles.
 struct Blocks {
   template <typename T>
   explicit Blocks(const Problem<T>& problem) {
@@ -53,8 +53,8 @@ struct Blocks {
   int64_t size, count;
 };
 
-// The number of strands, a power of two: enough for many threads, while their sums are small
-// against the work.
+// Returns the number of strands, a power of two. Every strand has enough slots that its sums cost
+// little time.
 template <typename T>
 int64_t count_strands(const Problem<T>& problem, const Blocks& blocks) {
   constexpr int64_t kSlots = 128 * kTile<T>, kMost = 64;
@@ -64,10 +64,10 @@ int64_t count_strands(const Problem<T>& problem, const Blocks& blocks) {
   return strands;
 }
 
-// Takes a worker through the edges of one block of targets, a full tile at a time.
+// Collects the edges of one block of targets into tiles and calls worker.process() for each.
 //
-// A tile mixes edges of different targets, except for aggregates (calls without a readout), where
-// the use of an edge's features depends on its target.
+// A tile may hold edges of several targets, except for aggregates (calls without a readout), whose
+// workers process one target at a time.
 template <typename T, typename Worker>
 void walk(
     const Problem<T>& problem, const Blocks& blocks, int64_t block, Worker& worker,

@@ -1,22 +1,22 @@
-// Gradients of the sources: every strand has some for many sources, and they must be summed in an
-// order that does not depend on timing.
+// Gradients of the sources: every strand contributes to many sources, and contributions are summed
+// in a fixed order.
 #pragma once
 
 #include "gradients.h"
 
 namespace ccnn_geo {
 
-// Rows in which the gradients of edges' sources are summed or left.
+// Rows of gradients of sources: one row per source, or (in rounds) one per edge.
 template <typename T>
 struct SourceRows {
   T* x = nullptr;            // [rows, padded C] or null
   T* position = nullptr;     // [rows, D] or null
-  int64_t first = 0;         // rows belong to the sources first, first + 1, ..., last - 1, ...
+  int64_t first = 0;         // one row per source: the sources first, ..., last - 1
   int64_t last = 0;
-  int64_t* owner = nullptr;  // ... unless there is an owner, the source, for every row
-  int64_t next = 0;          // the first free row, where rows have owners
+  int64_t* owner = nullptr;  // one row per edge: its source
+  int64_t next = 0;          // one row per edge: the first free row
 
-  // Finds the row of every edge; a row that is handed out for the first time is zero.
+  // Finds the row of every edge of a tile. Rows of edges are set to zero.
   void assign(const Problem<T>& problem, const Tile<T>& tile, int64_t* row) {
     for (int64_t edge = 0; edge < tile.count; ++edge) {
       row[edge] = owner ? next++ : tile.source[edge] - first;
@@ -30,10 +30,9 @@ struct SourceRows {
 
 // Sums the gradients of the sources, in bounded memory.
 //
-// While the sources of all strands fit the memory allowed, each strand sums into rows of its own,
-// and these are added up at the end. Otherwise the work goes in rounds: the edges of a few blocks
-// leave their gradients in rows of their own, in the order of the edges, and these are added up at
-// the end of the round.
+// If rows for the sources of all strands fit into `buffer_bytes`, each strand sums into rows of its
+// own, which are added up at the end. Otherwise the blocks are processed in rounds: every edge of a
+// round has a row, and the rows are added up, in the order of the edges, at the end of the round.
 template <typename T>
 class SourceGradients {
  public:
@@ -56,7 +55,7 @@ class SourceGradients {
   int64_t rounds() const { return static_cast<int64_t>(rounds_.size()) - 1; }
   int64_t first_block(int64_t round) const { return rounds_[round]; }
 
-  // Rows for a strand, in memory of its own or in that of the rounds.
+  // Returns the rows of a strand, or the rows of the rounds.
   SourceRows<T> rows(int64_t strand, Arena& arena) const {
     if (staged_) return stage_;
     SourceRows<T> rows;
@@ -69,7 +68,7 @@ class SourceGradients {
     return rows;
   }
 
-  // To be called around a block: the rows of a block have their fixed place in the round.
+  // To be called before and after each block, whose rows have a fixed place in the round.
   void begin_block(int64_t round, int64_t block, SourceRows<T>& rows) const {
     if (staged_) rows.next = slots_between(rounds_[round], block);
   }
@@ -106,15 +105,15 @@ class SourceGradients {
   }
 
  private:
-  // The sources of a strand's edges: first, ..., last - 1.
+  // A range that contains the sources of all edges of a strand: first, ..., last - 1.
   struct Window {
     int64_t first, last;
 
     int64_t size() const { return std::max<int64_t>(last - first, 0); }
   };
 
-  // Finds the sources of every strand. Halves the number of strands while their rows are more than
-  // `affordable`; returns false if a few strands are too many as well.
+  // Computes the windows. Halves the number of strands, down to a few, until their rows are at most
+  // `affordable`. Returns false if they are still more.
   bool fit_strands(int64_t affordable) {
     constexpr int64_t kFewest = 8;
     for (int64_t strand = 0; strand < strands_; ++strand) windows_.push_back(window(strand));
@@ -193,8 +192,8 @@ class SourceGradients {
   Arena arena_;
   int64_t strands_;
   bool staged_ = false;
-  std::vector<Window> windows_;  // of every strand, where they have rows of their own
-  std::vector<int64_t> rounds_;  // the first block of every round, and the end
+  std::vector<Window> windows_;  // one per strand
+  std::vector<int64_t> rounds_;  // the first block of every round, and the number of blocks
   SourceRows<T> stage_;
 };
 
