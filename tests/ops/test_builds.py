@@ -152,6 +152,32 @@ def test_a_compiler_that_compiles_nothing_is_named(monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_compiler_that_is_no_command_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "g++ '")
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"Expected a command in .* CXX, got \"g\+\+ '\""):
+        builds.build()
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (c++, g++, clang++)")
+def test_a_library_of_something_else_is_a_reason(monkeypatch, tmp_path):
+    script = tmp_path / "compiler"
+    script.write_text(
+        f"#!{sys.executable}\nimport subprocess, sys\n"
+        "'-o' in sys.argv and subprocess.run([\n"
+        f"    {COMPILER!r}, '-shared', '-x', 'c++', '/dev/null',\n"
+        "    '-o', sys.argv[sys.argv.index('-o') + 1],\n"
+        "], check=True)\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RuntimeError, match="the compiled library is not this backend"):
+        native.build()
+    assert "is not this backend" in unavailable(CPU, torch.float32)
+    assert choose_backend("auto", CPU, torch.float32) == "torch"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 def test_a_compiler_that_does_not_end_is_ended_and_named(monkeypatch, tmp_path):
     """With all that it has started, and what those hold open."""
@@ -184,32 +210,6 @@ def test_a_compiler_that_does_not_stop_writing_is_ended_and_named(monkeypatch, t
     with pytest.raises(RuntimeError, match="yes .* wrote more than 16 MiB: is it a C"):
         builds.build()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_compiler_that_is_no_command_is_named(monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", "g++ '")
-    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"Expected a command in .* CXX, got \"g\+\+ '\""):
-        builds.build()
-
-
-@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (c++, g++, clang++)")
-def test_a_library_of_something_else_is_a_reason(monkeypatch, tmp_path):
-    script = tmp_path / "compiler"
-    script.write_text(
-        f"#!{sys.executable}\nimport subprocess, sys\n"
-        "'-o' in sys.argv and subprocess.run([\n"
-        f"    {COMPILER!r}, '-shared', '-x', 'c++', '/dev/null',\n"
-        "    '-o', sys.argv[sys.argv.index('-o') + 1],\n"
-        "], check=True)\n"
-    )
-    script.chmod(0o755)
-    monkeypatch.setenv("CXX", str(script))
-    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(RuntimeError, match="the compiled library is not this backend"):
-        native.build()
-    assert "is not this backend" in unavailable(CPU, torch.float32)
-    assert choose_backend("auto", CPU, torch.float32) == "torch"
 
 
 def test_what_killed_builds_left_is_removed_and_what_is_in_use_is_not(monkeypatch, tmp_path):
