@@ -4,6 +4,7 @@
     python -m benchmarks.point_conv --few-edges        # against the reference, from 1,024 edges on
     python -m benchmarks.point_conv --scaling plot.png # time and memory against N and K
     python -m benchmarks.point_conv --scene            # inference on 1,000,000 points
+    python -m benchmarks.point_conv --busy             # while every core has other work
 
 Every row is measured in a fresh process: medians of repeats, peak memory above imports, graph and
 input, the largest relative error of output and gradients against float64, and the share of this
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import NNConv, PointNetConv, PointTransformerConv
 from torch_geometric.nn.models.schnet import CFConv
 
-from benchmarks import few_edges, growth, harness
+from benchmarks import busy, few_edges, growth, harness
 from ccnn_geo import CKConvMP, use_backend
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
 
@@ -113,12 +114,11 @@ def rival(
     return conv, schnet
 
 
-def measure(case: dict[str, Any]) -> dict[str, float]:
-    """Time and memory of one layer; run in a fresh process."""
-    device = torch.device(case["device"])
-    call, layer, (x, pos) = layer_and_input(case)
+def steps(
+    call: Callable[..., Tensor], layer: nn.Module, x: Tensor, pos: Tensor
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A forward pass of a layer, and one with backward."""
     x.requires_grad_()
-    before = harness.start_peak(device)
 
     def forward() -> None:
         with torch.no_grad():
@@ -129,6 +129,15 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
         x.grad = None
         call(x, pos).square().sum().backward()
 
+    return forward, training_step
+
+
+def measure(case: dict[str, Any]) -> dict[str, float]:
+    """Time and memory of one layer; run in a fresh process."""
+    device = torch.device(case["device"])
+    call, layer, (x, pos) = layer_and_input(case)
+    before = harness.start_peak(device)
+    forward, training_step = steps(call, layer, x, pos)
     repeats = case["repeats"]
     result = {
         "forward_s": harness.median_seconds(forward, device, repeats=repeats),
@@ -138,6 +147,16 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     if case["method"] in BACKENDS:
         result["error"] = error_against_double(call, layer, x, pos)
     return result
+
+
+def measure_busy(case: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Time of one layer alone and beside busy cores; run in a fresh process."""
+    device = torch.device(case["device"])
+    call, layer, (x, pos) = layer_and_input(case)
+    found = busy.alone_and_busy(
+        steps(call, layer, x, pos), device, rounds=case["repeats"], seconds=1.0
+    )
+    return dict(zip(("forward", "forward_backward"), found, strict=True))
 
 
 def error_against_double(
@@ -243,6 +262,7 @@ def main() -> None:
         "--scaling", type=Path, metavar="PNG", help="draw time and memory against N, K"
     )
     parser.add_argument("--few-edges", action="store_true", help="small graphs, backends in turn")
+    parser.add_argument("--busy", action="store_true", help="alone and beside busy cores")
     parser.add_argument("--scene", action="store_true", help="inference on up to 1,000,000 points")
     parser.add_argument(
         "--max-points", type=int, default=1_000_000, help="leave out larger clouds and scenes"
@@ -252,7 +272,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         case = json.loads(arguments.worker)
-        kinds = {"scene": growth.measure_scene, "few_edges": few_edges.measure_few_edges}
+        kinds = {
+            "scene": growth.measure_scene,
+            "few_edges": few_edges.measure_few_edges,
+            "busy": measure_busy,
+        }
         worker = next((work for kind, work in kinds.items() if kind in case), measure)
         print(json.dumps(worker(case)))
         return
@@ -260,6 +284,8 @@ def main() -> None:
     backends = [m for m in arguments.methods if m in BACKENDS[1:] and m != elsewhere]
     if arguments.few_edges:
         report = few_edges.few_edges(arguments, backends)
+    elif arguments.busy:
+        report = busy.busy(arguments, SIZES, [m for m in arguments.methods if m != elsewhere])
     elif arguments.scaling:
         report = growth.scaling(arguments, backends)
     else:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.point_backends.checks import is_finite
+from ccnn_geo.ops.point_backends.checks import is_finite, is_readable
 
 Number = TypeVar("Number", int, float)
 
@@ -73,11 +73,9 @@ def check_finite(**values: Tensor | None) -> None:
         ValueError: If a value is not finite.
     """
     for name, value in values.items():
-        if value is None or value.device.type != "cpu" or torch.compiler.is_compiling():
+        if value is None or not value.is_floating_point():
             continue
-        if not value.is_floating_point():
-            continue
-        if not is_finite(value):
+        if is_readable(value) and not is_finite(value):
             raise ValueError(f"Expected finite `{name}`, got NaN or infinity")
 
 

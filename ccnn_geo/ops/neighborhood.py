@@ -11,19 +11,21 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.functorch import outside_transforms
+
 Result = TypeVar("Result")
 
 
 def _fit_for_training(
     compute: Callable[[Neighborhood], Result],
 ) -> Callable[[Neighborhood], Result]:
-    """Compute a cached property outside inference mode, so that training can use it as well."""
+    """Compute outside inference mode and transforms, so that results can be kept for later."""
 
     @wraps(compute)
     def computed(neighbors: Neighborhood) -> Result:
         if torch.compiler.is_compiling():
             return compute(neighbors)
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), outside_transforms(neighbors.index):
             return compute(neighbors)
 
     return computed

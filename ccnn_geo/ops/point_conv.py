@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ccnn_geo.ops.functorch import is_forward_mode
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
@@ -13,7 +16,11 @@ from ccnn_geo.ops.point_backends import autograd, reference
 from ccnn_geo.ops.point_backends.checks import check_indices, check_point_conv
 from ccnn_geo.ops.point_backends.operands import MagnetConv, PointConv
 from ccnn_geo.ops.point_backends.operator import magnet_conv
-from ccnn_geo.ops.point_backends.registry import choose_backend, is_deterministic
+from ccnn_geo.ops.point_backends.registry import (
+    choose_backend,
+    is_deterministic,
+    suggest_build,
+)
 
 _FUSED_TYPES = (torch.float32, torch.float64)
 
@@ -35,7 +42,9 @@ def point_conv(
     .. math::
         y_i = \sum_{j \in N(i)} w_j\, g(v_{ij})\, A [h(v_{ij}), 1] \odot x_j
 
-    Gradients can be differentiated again. Forward-mode differentiation runs on the reference.
+    Gradients can be differentiated again, and the transforms of `torch.func` apply. Forward-mode
+    differentiation and second derivatives run on the reference; `torch.func.vmap` runs the fused
+    backends once per example, and does not check whether values are finite.
 
     Positions and weights must be finite, which is checked on the CPU only and not in compiled code.
     NaN and infinity in features reach the targets of edges inside the support of the kernel, and no
@@ -68,7 +77,8 @@ def point_conv(
             network, readout and support are not of one type.
         ValueError: If shapes or devices do not fit one another, tensors hold no data, (on the CPU)
             positions or weights are not finite, or there is no such backend.
-        IndexError: If a neighbourhood names a missing point or slot (on the CPU).
+        IndexError: If a neighbourhood names a missing point or slot (on the CPU; the Triton backend
+            takes it for an empty slot).
         RuntimeError: If the requested backend cannot run here.
     """
     if isinstance(pos, tuple) and len(pos) != 2:
@@ -88,22 +98,29 @@ def point_conv(
         )
         if _has_tangents(x, source, target, readout, support.inverse_sigma, features):
             name = "reference"
-        output, moment = _evaluate(call, name)
+        if _is_fused(call, name):
+            if name == "torch":
+                suggest_build(backend, x.device)
+            output, moment = _evaluate_fused(call, name)
+        else:
+            output, moment = _evaluate(call, name)
         moment = moment / max(neighbors.num_targets, 1)
     return output.to(input_dtype), moment if with_moment else None
 
 
-def _evaluate(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
-    neighbors, features = call.neighbors, call.features
-    if (
+def _is_fused(call: PointConv, backend: str) -> bool:
+    return (
         backend != "reference"
-        and isinstance(features, MAGNetWeights)
+        and isinstance(call.features, MAGNetWeights)
         and call.readout.dtype in _FUSED_TYPES
         and not (backend == "torch" and autograd.suits_magnet(call))
-        and neighbors.num_slots > 0
-        and neighbors.num_sources > 0
-    ):
-        return _fused(call, features, backend)
+        and call.neighbors.num_slots > 0
+        and call.neighbors.num_sources > 0
+    )
+
+
+def _evaluate(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
+    neighbors = call.neighbors
     check_indices(neighbors.index, neighbors.pointer, neighbors.num_sources)
     if neighbors.num_slots == 0 or neighbors.num_sources == 0:
         return _without_edges(call)
@@ -120,8 +137,8 @@ def _without_edges(call: PointConv) -> tuple[Tensor, Tensor]:
     return zero.expand(len(call.target), outputs), moment
 
 
-def _fused(call: PointConv, network: MAGNetWeights, backend: str) -> tuple[Tensor, Tensor]:
-    neighbors, support = call.neighbors, call.support
+def _evaluate_fused(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
+    neighbors, support, network = call.neighbors, call.support, cast(MAGNetWeights, call.features)
     depthwise = call.readout.dim() == 2
     reverse: tuple[Tensor | None, Tensor | None] = (None, None)
     if backend == "triton" and torch.is_grad_enabled() and is_deterministic():
@@ -150,6 +167,8 @@ def _has_tangents(*operands: Tensor | Features) -> bool:
     """True if forward-mode differentiation is under way with respect to an operand."""
     if torch.compiler.is_compiling():
         return False
+    if is_forward_mode():
+        return True
     for operand in operands:
         parts = operand if isinstance(operand, tuple) else (operand,)
         for part in parts:

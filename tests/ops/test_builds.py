@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -220,6 +221,40 @@ def test_a_library_of_something_else_is_a_reason(monkeypatch, tmp_path):
     assert choose_backend("auto", CPU, torch.float32) == "torch"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+def test_a_compiler_that_does_not_end_is_ended_and_named(monkeypatch, tmp_path):
+    """With all that it has started, and what those hold open."""
+    cache, script, started = tmp_path / "cache", tmp_path / "compiler", tmp_path / "started"
+    script.write_text(f"#!/bin/sh\nsleep 600 &\necho $! >> {started}\nsleep 600\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(cache))
+    with pytest.raises(RuntimeError, match=r"did not end within 0\.5 s: is it a C\+\+ compiler"):
+        builds.build(time_limit=0.5)
+    assert list(cache.iterdir()) == []
+    deadline = time.monotonic() + 30
+    processes = [Path(f"/proc/{process}/stat") for process in started.read_text().split()]
+    while any(map(_is_running, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(_is_running, processes))
+
+
+def _is_running(process: Path) -> bool:
+    try:
+        return process.read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(shutil.which("yes") is None, reason="there is no program that never ends")
+def test_a_compiler_that_does_not_stop_writing_is_ended_and_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "yes --")
+    monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
+    with pytest.raises(RuntimeError, match="yes .* wrote more than 16 MiB: is it a C"):
+        builds.build()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_killed_builds_left_is_removed_and_what_is_in_use_is_not(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "true")
     monkeypatch.setenv("CCNN_GEO_CACHE", str(tmp_path))
@@ -248,3 +283,60 @@ def test_builds_can_be_loaded_whatever_the_umask(monkeypatch, tmp_path):
         os.umask(before)
     for folder in (tmp_path / "above", tmp_path / "above" / "cache"):
         assert folder.stat().st_mode & 0o777 == 0o755
+
+
+# One process: few edges, a chosen backend, a worker of a data loader, and then many edges, twice.
+_CONVOLUTIONS = """
+import sys
+import torch
+from ccnn_geo import CKConvMP, use_backend
+from ccnn_geo.ops import nearest_neighbors
+
+def convolve(points, neighbors=64, compiled=False):
+    layer = CKConvMP(16, 16, dim=3, num_neighbors=neighbors)
+    call = torch.compile(layer, backend="eager") if compiled else layer
+    pos = torch.rand(points, 3)
+    call(torch.randn(points, 16), pos, nearest_neighbors(pos, neighbors))
+
+class Convolutions(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, number):
+        convolve(500)
+        return number
+
+def write(line):
+    print(line, file=sys.stderr, flush=True)
+
+convolve(50, 4)
+with use_backend("torch"):
+    convolve(500)
+list(torch.utils.data.DataLoader(Convolutions(), num_workers=1))
+write("now")
+convolve(500, compiled=sys.argv[1] == "compiled")
+write("again")
+convolve(500)
+"""
+
+
+def _logged(cache: Path, how: str = "eager", **environment: str) -> list[str]:
+    """What a process without a build writes to its standard error."""
+    variables = {**os.environ, "CCNN_GEO_CACHE": str(cache), **environment}
+    variables.pop("CCNN_GEO_BACKEND", None)
+    command = [sys.executable, "-W", "ignore", "-c", _CONVOLUTIONS, how]
+    run = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stderr.splitlines()
+
+
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+def test_a_build_is_suggested_once_where_it_would_be_chosen(tmp_path, how):
+    before, message, after = _logged(tmp_path / "cache", how, CXX=sys.executable)
+    assert (before, after) == ("now", "again")
+    assert "in plain PyTorch, because the native backend, which is faster, cannot be" in message
+    assert message.endswith("not built; run `python -m ccnn_geo build`")
+
+
+def test_without_a_compiler_no_build_is_suggested(tmp_path):
+    assert _logged(tmp_path / "cache", CXX="/nowhere/g++") == ["now", "again"]

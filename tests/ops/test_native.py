@@ -309,14 +309,28 @@ def test_the_same_call_gives_the_same_bits(library, monkeypatch, full, buffer_by
             assert torch.equal(one, other)
 
 
-def test_outputs_do_not_depend_on_the_number_of_threads(library):
-    call = change(random_call(targets=300, degree=40), lambda part: part.float())
-    outputs = []
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("buffer_bytes", [0, 40_000, 2**26])
+def test_results_do_not_depend_on_the_number_of_threads(library, monkeypatch, full, buffer_bytes):
+    """With rows of gradients for all sources and strands, for those of half as many, and staged."""
+    monkeypatch.setattr(native, "_SOURCE_BUFFER_BYTES", buffer_bytes)
+    call = random_call(
+        targets=3000, sources=50, degree=100, channels=3, hidden=2, layers=2, full=full
+    )
+    call = change(call, lambda part: part.float())
+    results = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        outputs.append(native.forward(call, False)[0])
-    assert torch.equal(outputs[0], outputs[1])
-    assert torch.equal(outputs[0], outputs[2])
+        results.append(evaluate(native, call))
+    for one, *others in zip(*results, strict=True):
+        assert all(torch.equal(one, other) for other in others)
+
+
+@pytest.mark.parametrize("buffer_bytes", [0, 40_000, 2**26])
+def test_sums_over_many_strands_are_those_of_the_torch_backend(library, monkeypatch, buffer_bytes):
+    monkeypatch.setattr(native, "_SOURCE_BUFFER_BYTES", buffer_bytes)
+    call = random_call(targets=3000, sources=50, degree=100, channels=3, hidden=2, layers=2)
+    assert_close(evaluate(native, call), evaluate(torch_backend, call), torch.float64)
 
 
 def test_nothing_beside_the_operands_is_read_and_nothing_is_written_to_them(library):

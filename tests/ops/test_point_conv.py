@@ -18,7 +18,7 @@ from ccnn_geo.ops import KernelSupport, MAGNetWeights, Neighborhood, nearest_nei
 from ccnn_geo.ops.point_backends import autograd
 from ccnn_geo.ops.point_backends import torch as torch_backend
 from ccnn_geo.ops.point_backends.operator import magnet_conv
-from ccnn_geo.ops.point_backends.tiling import tiles
+from ccnn_geo.ops.point_backends.tiling import Tiles
 from clouds_helpers import random_clouds
 
 WIDTH = 5  # from here on, the leaves of `make_call` are the window's width and the network's
@@ -596,11 +596,11 @@ def test_operands_may_lie_in_memory_as_they_like(backend):
 
 def test_the_reach_of_memory_is_one_tile():
     index = torch.arange(1000) % 50
-    table = [t for t in tiles(index, None, 10, 100, 64)]
+    table = list(Tiles(index, None, 10, 100, 64))
     assert [len(t.table) for t in table] == [6] * 16 + [4]
     degrees = torch.tensor([500, 1, 0, 3, 496])
     pointer = torch.nn.functional.pad(degrees.cumsum(0), (1, 0))
-    cut = list(tiles(index, pointer, 0, 5, 100))
+    cut = list(Tiles(index, pointer, 0, 5, 100))
     assert [t.rows.tolist() for t in cut] == [[2, 1, 3], [4], [0]]
     assert sum(int((t.table >= 0).sum()) for t in cut) == 1000
 

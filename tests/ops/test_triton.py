@@ -268,21 +268,51 @@ def test_positions_that_are_not_finite_reach_the_same_results_as_in_the_referenc
 
 
 @needs_kernels
-def test_sines_of_thousands_of_radians_are_as_exact_as_float32_allows():
-    call = make_call(depth=1, degrees=(30,), omega=2000.0, full=True)
-    exact, _ = torch_backend.forward(converted(call, device="cpu", dtype=torch.float64), False)
+@pytest.mark.parametrize("omega", [2000.0, 50000.0])
+def test_sines_of_thousands_of_radians_are_those_of_float64(omega):
+    call = make_call(depth=1, degrees=(30,), omega=omega, full=True)
+    network = call.network._replace(phases=omega * call.network.phases)
+    call = call._replace(network=network)
+    # Offsets are rounded to float32 in every backend.
+    offsets = (call.source[call.index] - call.target[0]).float().double().cpu()
+    angles = offsets @ network.frequencies[0].double().cpu().T
+    assert float(angles.abs().max()) > omega
+    exact = converted(call, device="cpu", dtype=torch.float64)
+    exact = exact._replace(source=offsets, target=torch.zeros_like(exact.target))
+    exact = exact._replace(x=exact.x[exact.index], index=torch.arange(len(offsets)))
+    expected, _ = reference.evaluate(exact, False)
     actual, _ = triton_backend.forward(call, False)
-    # The measure are sines of angles that are products in float32, of the one filter that there is.
-    call = converted(call, device="cpu")
-    offsets, network = (call.source[call.index] - call.target).float(), call.network
-    angles = offsets @ network.frequencies[0].T + network.phases[0]
-    true = offsets.double() @ network.frequencies[0].double().T + network.phases[0].double()
-    centered = (offsets.unsqueeze(1) - network.centers[0]) * network.inverse_widths[0]
-    window = (-0.5 * (offsets * call.inverse_sigma).square().sum(-1, keepdim=True)).exp()
-    window *= ((offsets >= call.bounds[0]) & (offsets <= call.bounds[1])).all(-1, keepdim=True)
-    damped = (-0.5 * centered.square().sum(-1)).exp() * window
-    rounding = call.x[call.index].double().T @ (damped * (angles.double().sin() - true.sin()))
-    assert (actual.cpu() - exact).abs().max() <= 2 * rounding.abs().max()
+    assert (actual.cpu() - expected).abs().max() <= 2e-6 * call.x[call.index].abs().sum(0).max()
+
+
+@needs_kernels
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("wrong", [4, 2**40, -2, -(2**40)])
+def test_entries_that_name_no_source_count_as_empty_slots(wrong, transposed, full):
+    call = make_call(depth=2, degrees=(6, 5), transposed=transposed, full=full)
+    index = call.index.clone()
+    index[[1, 7]] = -1
+    expected = call._replace(index=index)
+    index = index.masked_fill(index < 0, wrong)
+    actual = call._replace(index=index)
+    if transposed:
+        lists = Neighborhood(index, 4, 2, pointer=call.pointer).reversed
+        actual = actual._replace(reverse_pointer=lists[0], reverse_target=lists[1])
+        lists = Neighborhood(expected.index, 4, 2, pointer=call.pointer).reversed
+        expected = expected._replace(reverse_pointer=lists[0], reverse_target=lists[1])
+    expected = evaluate(triton_backend, expected)
+    for name, value in evaluate(triton_backend, actual).items():
+        torch.testing.assert_close(value, expected[name], atol=0, rtol=0)
+
+
+@needs_kernels
+def test_lists_that_leave_the_slots_are_cut():
+    call = make_call(depth=2, degrees=(6, 5), transposed=False)
+    expected = evaluate(triton_backend, call)
+    actual = evaluate(triton_backend, call._replace(pointer=torch.tensor([-9, 6, 2**40])))
+    for name, value in actual.items():
+        torch.testing.assert_close(value, expected[name], atol=0, rtol=0)
 
 
 @needs_kernels

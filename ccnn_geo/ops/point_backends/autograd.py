@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ccnn_geo.ops.functorch import is_transformed
 from ccnn_geo.ops.kernel_support import KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import relative_offsets
 from ccnn_geo.ops.point_backends.checks import check_basis
 from ccnn_geo.ops.point_backends.gabor_polynomials import coefficients
 from ccnn_geo.ops.point_backends.operands import PointConv
-from ccnn_geo.ops.point_backends.tiling import Tile, tiles
+from ccnn_geo.ops.point_backends.tiling import Tile, Tiles
 
 MAX_MAGNET_ELEMENTS = 2**19
 """Values of all filters, and of all features, that a MAGNet's edges may have together. More are
@@ -73,8 +74,9 @@ def convolve(call: PointConv) -> tuple[Tensor, Tensor]:
     outputs: list[Tensor] = []
     moment = x.new_zeros(())
     all_targets = torch.arange(len(target), device=x.device)
-    for tile in tiles(neighbors.index, neighbors.pointer, neighbors.degree, len(target), max_edges):
-        if outputs:
+    for tile in Tiles(neighbors.index, neighbors.pointer, neighbors.degree, len(target), max_edges):
+        # `torch.func` does not support the hooks of checkpoints.
+        if outputs and not is_transformed():
             output, tile_moment = checkpoint(convolve_tile, tile, use_reentrant=False)
         else:
             output, tile_moment = convolve_tile(tile)

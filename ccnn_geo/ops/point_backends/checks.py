@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.functorch import is_vmapped
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
@@ -59,10 +60,9 @@ def check_point_conv(
     _check_shapes(x, pos, neighbors, readout, support.bounds.size(1), weight)
     if isinstance(features, MAGNetWeights):
         _check_network(features, readout, support.bounds.size(1))
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        for name, part in data.items():
-            if not is_finite(part):
-                raise ValueError(f"Expected finite {name}, got NaN or infinity")
+    for name, part in data.items():
+        if is_readable(part) and not is_finite(part):
+            raise ValueError(f"Expected finite {name}, got NaN or infinity")
 
 
 def check_magnet_conv(call: MagnetConv) -> None:
@@ -112,6 +112,11 @@ def check_magnet_conv(call: MagnetConv) -> None:
         _check_range("reverse_target", call.reverse_target, 0, targets - 1)
 
 
+def is_readable(part: Tensor) -> bool:
+    """Return True if values can be read without waiting, while nothing is traced or vectorised."""
+    return part.device.type == "cpu" and not torch.compiler.is_compiling() and not is_vmapped()
+
+
 def is_finite(part: Tensor) -> bool:
     """Return True if no value is NaN or infinite; waits for the device."""
     # The sum is ten times as fast; it may overflow where all values are finite.
@@ -151,7 +156,7 @@ def check_indices(index: Tensor, pointer: Tensor | None, num_sources: int) -> No
     Raises:
         IndexError: If it does not.
     """
-    if index.device.type != "cpu" or torch.compiler.is_compiling():
+    if not is_readable(index):
         return
     _check_pointer("pointer", pointer, 0, index.numel())
     _check_range("index", index, -1, num_sources - 1)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.functorch import is_transformed
 from ccnn_geo.ops.point_backends import reference
 from ccnn_geo.ops.point_backends.checks import check_devices, check_magnet_conv, check_tensor
 from ccnn_geo.ops.point_backends.operands import MagnetConv
@@ -27,6 +28,8 @@ _OPERANDS = (
     "Tensor biases, Tensor? readout"
 )
 _NUM_TENSORS_BEFORE_DEGREE = 5
+# Where the operands stand that gradients are returned for: x, both positions, and the kernel.
+_DIFFERENTIABLE = (0, 1, 2, *range(9, 17))
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -113,18 +116,17 @@ def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, grad_output, grad_moment):  # type: ignore[no-untyped-def]
+def _saved_operands(ctx):  # type: ignore[no-untyped-def]
     flat = list(ctx.saved_tensors)
     flat.insert(_NUM_TENSORS_BEFORE_DEGREE, ctx.degree)
-    needs = ctx.needs_input_grad[: len(flat)]
-    if torch.is_grad_enabled():
-        grads = _differentiable_gradients(
-            flat, needs, grad_output, grad_moment if ctx.with_moment else None
-        )
-        return *grads, None, None
-    needs_x, needs_pos = needs[0], any(needs[1:3])
+    return flat
+
+
+def _differentiate(ctx, grad_output, grad_moment, gradients=_magnet_conv_backward):  # type: ignore[no-untyped-def]
+    flat = _saved_operands(ctx)
+    needs_x, needs_pos = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
     given = grad_moment if ctx.with_moment else None
-    grads = _magnet_conv_backward(grad_output, given, *flat, needs_x, needs_pos, ctx.backend)
+    grads = gradients(grad_output, given, *flat, needs_x, needs_pos, ctx.backend)
     x, source, target, inverse_sigma, *network, readout = grads
     return (
         x if needs_x else None, source if needs_pos else None, target if needs_pos else None,
@@ -136,26 +138,102 @@ def _differentiate(ctx, grad_output, grad_moment):  # type: ignore[no-untyped-de
 _magnet_conv.register_autograd(_differentiate, setup_context=_setup_context)
 
 
-def _differentiable_gradients(
-    flat: list[Any], needs: tuple[bool, ...], grad_output: Tensor, grad_moment: Tensor | None
-) -> list[Tensor | None]:
-    """Return gradients that can be differentiated themselves, through the reference."""
-    chosen = [i for i, need in enumerate(needs) if need]
-    # Views of their own: operands may be one tensor, or computed from each other, and gradients
-    # must not flow from one operand into another.
-    flat = [part.view_as(part) if need else part for part, need in zip(flat, needs, strict=True)]
-    output, moment = reference.evaluate(MagnetConv.of(flat), grad_moment is not None)
-    outputs, grads = [output], [grad_output]
-    if grad_moment is not None:
-        outputs.append(moment)
-        grads.append(grad_moment)
-    found = torch.autograd.grad(
-        outputs, [flat[i] for i in chosen], grads, create_graph=True, allow_unused=True
-    )
-    result: list[Tensor | None] = [None] * len(flat)
-    for i, grad in zip(chosen, found, strict=True):
-        result[i] = grad
-    return result
+def _setup_gradients_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    *tensors, _, _, _ = inputs
+    ctx.degree = tensors.pop(2 + _NUM_TENSORS_BEFORE_DEGREE)
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_gradients(ctx, grads):  # type: ignore[no-untyped-def]
+    """Differentiate the gradients of a call, through the reference."""
+    flat = list(ctx.saved_tensors)
+    flat.insert(2 + _NUM_TENSORS_BEFORE_DEGREE, ctx.degree)
+    with_moment = flat[1] is not None
+    used = [2 + i for i, grad in zip(_DIFFERENTIABLE, grads, strict=True) if grad is not None]
+    needed = [i for i, need in enumerate(ctx.needs_input_grad) if need]
+
+    def first_gradients(*chosen: Tensor) -> tuple[Tensor, ...]:
+        operands = _with(flat, needed, chosen)
+
+        def evaluate(*inner: Tensor) -> tuple[Tensor, ...]:
+            call = MagnetConv.of(_with(operands, used, inner)[2:])
+            return reference.evaluate(call, with_moment)[: 1 + with_moment]
+
+        pull = torch.func.vjp(evaluate, *(operands[i] for i in used))[1]
+        return pull(tuple(operands[: 1 + with_moment]))
+
+    result: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+    if used and needed:
+        pull = torch.func.vjp(first_gradients, *(flat[i] for i in needed))[1]
+        given = tuple(grad for grad in grads if grad is not None)
+        for i, grad in zip(needed, pull(given), strict=True):
+            result[i] = grad
+    return tuple(result)
+
+
+def _with(flat: list[Any], places: list[int], parts: tuple[Tensor, ...]) -> list[Any]:
+    """Return the list with other parts in some places."""
+    flat = list(flat)
+    for place, part in zip(places, parts, strict=True):
+        flat[place] = part
+    return flat
+
+
+_magnet_conv_backward.register_autograd(
+    _differentiate_gradients, setup_context=_setup_gradients_context
+)
+
+
+class _Looped(torch.autograd.Function):
+    """A function that `torch.func.vmap` calls once per example."""
+
+    @classmethod
+    def vmap(cls, info, in_dims, *arguments):  # type: ignore[no-untyped-def]
+        """Stack the outputs of single examples."""
+        examples = [
+            cls.apply(
+                *(
+                    argument if axis is None else argument.select(axis, number)
+                    for argument, axis in zip(arguments, in_dims, strict=True)
+                )
+            )
+            for number in range(info.batch_size)
+        ]
+        outputs = tuple(torch.stack(each) for each in zip(*examples, strict=True))
+        return outputs, (0,) * len(outputs)
+
+
+class _Gradients(_Looped):
+    """The operator of the gradients, for `torch.func`."""
+
+    @staticmethod
+    def forward(*arguments):  # type: ignore[no-untyped-def]
+        """Run the operator."""
+        return tuple(_magnet_conv_backward(*arguments))
+
+    setup_context = staticmethod(_setup_gradients_context)
+
+    @staticmethod
+    def backward(ctx, *grads):  # type: ignore[no-untyped-def]
+        """Differentiate through the reference."""
+        return _differentiate_gradients(ctx, grads)
+
+
+class _Convolution(_Looped):
+    """The operator, for `torch.func`."""
+
+    @staticmethod
+    def forward(*arguments):  # type: ignore[no-untyped-def]
+        """Run the operator."""
+        return _magnet_conv(*arguments)
+
+    setup_context = staticmethod(_setup_context)
+
+    @staticmethod
+    def backward(ctx, grad_output, grad_moment):  # type: ignore[no-untyped-def]
+        """Run the operator of the gradients."""
+        return _differentiate(ctx, grad_output, grad_moment, _Gradients.apply)
 
 
 def magnet_conv(call: MagnetConv, *, with_moment: bool, backend: str) -> tuple[Tensor, Tensor]:
@@ -174,7 +252,8 @@ def magnet_conv(call: MagnetConv, *, with_moment: bool, backend: str) -> tuple[T
         ValueError: If shapes or devices do not fit one another, or there are no filters.
         IndexError: If an index names a missing source, target or slot.
     """
-    return _magnet_conv(*call.flat(), with_moment, backend)
+    run = _Convolution.apply if is_transformed() else _magnet_conv
+    return run(*call.flat(), with_moment, backend)
 
 
 def _output_shape(call: MagnetConv) -> tuple[int, ...]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import cache
 from types import ModuleType
 
 import torch
+import torch.utils.data
 
 _MODULES = {
     "torch": "ccnn_geo.ops.point_backends.torch",
@@ -19,6 +22,7 @@ _MODULES = {
 _NAMES = ("auto", "reference", *_MODULES)
 _forced: ContextVar[str | None] = ContextVar("ccnn_geo_backend", default=None)
 _deterministic: ContextVar[bool] = ContextVar("ccnn_geo_deterministic", default=True)
+_logger = logging.getLogger(__name__)
 
 
 def load_backend(name: str) -> ModuleType:
@@ -85,10 +89,7 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
         ValueError: If there is no backend of that name.
         RuntimeError: If the backend asked for cannot run here; says why.
     """
-    if _checked_name(name, "backend") == "auto":
-        name = _forced.get() or _checked_name(
-            os.environ.get("CCNN_GEO_BACKEND") or "auto", "CCNN_GEO_BACKEND"
-        )
+    name = _requested(name)
     if name == "reference":
         return name
     if name == "auto":
@@ -98,6 +99,38 @@ def choose_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
     if reason:
         raise RuntimeError(f"The backend {name!r} cannot run on {device} in {dtype}: {reason}")
     return name
+
+
+@torch.compiler.assume_constant_result
+def suggest_build(name: str, device: torch.device) -> None:
+    """Log once per process how to build the native backend, if `"auto"` would choose it.
+
+    Nothing is logged without a compiler or in the workers of a data loader. To be called for
+    convolutions of many edges only, because for few it makes no difference.
+    """
+    automatic = device.type == "cpu" and _requested(name) == "auto"
+    if automatic and torch.utils.data.get_worker_info() is None:
+        _suggest_build()
+
+
+@cache
+def _suggest_build() -> None:
+    native = load_backend("native")
+    reason = native.unavailable(torch.device("cpu"), torch.float32)
+    if reason and native.builds.has_compiler():
+        _logger.warning(
+            "The convolution on points runs in plain PyTorch, because the native backend, which "
+            "is faster, cannot be used: %s",
+            reason,
+        )
+
+
+def _requested(name: str) -> str:
+    """Return the backend that the argument, an open `use_backend` or the environment names."""
+    if _checked_name(name, "backend") != "auto":
+        return name
+    environment = os.environ.get("CCNN_GEO_BACKEND") or "auto"
+    return _forced.get() or _checked_name(environment, "CCNN_GEO_BACKEND")
 
 
 def _checked_name(name: str, argument: str) -> str:

@@ -63,9 +63,9 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def build(*, verbose: bool = False) -> Path:
+def build(*, verbose: bool = False, time_limit: float = builds.TIME_LIMIT) -> Path:
     """Compile this backend for this machine, see `builds.build`."""
-    path = builds.build(verbose=verbose)
+    path = builds.build(verbose=verbose, time_limit=time_limit)
     _libraries.pop(builds.manifest_path(), None)
     _failures.clear()
     _library()

@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ import torch
 from ccnn_geo.files import atomic_write, read_json
 
 COMMAND = "python -m ccnn_geo build"
+TIME_LIMIT = 900.0
 SCALARS = {torch.float32: "float", torch.float64: "double"}
 
 _SOURCES = Path(__file__).parent / "csrc"
@@ -40,6 +43,7 @@ _CAPABILITIES = {
     "AVX512": {"__AVX512F__", "__AVX512BW__", "__AVX512DQ__", "__AVX512VL__", "__FMA__"},
     "AVX2": {"__AVX2__", "__FMA__", "__F16C__"},
 }
+_MAX_OUTPUT_BYTES = 2**24
 _logger = logging.getLogger(__name__)
 
 
@@ -76,28 +80,30 @@ def manifest_path() -> Path:
     return cache_folder() / f"native-{_identity()}.json"
 
 
-def build(*, verbose: bool = False) -> Path:
+def build(*, verbose: bool = False, time_limit: float = TIME_LIMIT) -> Path:
     """Compile the native backend for this machine's CPU, in some ten seconds.
 
     Processes may build at the same time: each installs its build atomically.
 
     Args:
         verbose: If True, report progress on standard output.
+        time_limit: Seconds after which the compiler is ended.
 
     Returns:
         The library.
 
     Raises:
-        RuntimeError: If there is no working C++ compiler, or the cache folder cannot be written or
-            is not safe, see `load`.
+        RuntimeError: If there is no working C++ compiler, if it does not end within the time limit
+            or writes more than 16 MiB, or the cache folder cannot be written or is not safe, see
+            `load`.
     """
     report: Callable[[str], object] = _write_line if verbose else _logger.debug
     manifest = manifest_path()
     with _workspace(manifest.parent) as folder:
         _trusted(manifest.parent)
-        compiler = _compiler()
+        compiler = _Compiler(_command(), time_limit, time.monotonic() + time_limit)
         target = _target_flags(compiler, folder)
-        report(f"Compiling for {_cpu_name()} with {shlex.join([*compiler, *target])}")
+        report(f"Compiling for {_cpu_name()} with {shlex.join([*compiler.command, *target])}")
         content = _compile(compiler, target, folder).read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     final = manifest.with_name(f"{manifest.stem}-{digest[:16]}.so")
@@ -107,7 +113,7 @@ def build(*, verbose: bool = False) -> Path:
         "sha256": digest,
         "torch": torch.__version__,
         "cpu": _cpu_name(),
-        "compiler": shlex.join([*compiler, *target]),
+        "compiler": shlex.join([*compiler.command, *target]),
     }
     _install(manifest, json.dumps(description, indent=2).encode())
     load()
@@ -213,27 +219,93 @@ def _make_folder(path: Path) -> None:
             each.mkdir(mode=0o755, exist_ok=True)
 
 
-def _compile(compiler: list[str], target: list[str], folder: Path) -> Path:
+@dataclass(frozen=True)
+class _Compiler:
+    """A command that compiles, and when it has to have ended."""
+
+    command: list[str]
+    time_limit: float
+    deadline: float
+
+    def run(self, *arguments: str) -> str:
+        """Run the compiler and return what it writes, errors included.
+
+        Raises:
+            RuntimeError: If it fails, does not end in time or does not stop writing.
+        """
+        text = shlex.join([*self.command, *arguments])
+        try:
+            process = subprocess.Popen(
+                [*self.command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise RuntimeError(f"{text} did not start: {error}") from error
+        with process, ThreadPoolExecutor(1) as pool:
+            assert process.stdout is not None
+            reading = pool.submit(process.stdout.read, _MAX_OUTPUT_BYTES + 1)
+            try:
+                content = reading.result(self._time_left())
+                if len(content) > _MAX_OUTPUT_BYTES:
+                    raise RuntimeError(
+                        f"{text} wrote more than {_MAX_OUTPUT_BYTES >> 20} MiB: is it a C++ "
+                        "compiler?"
+                    )
+                process.wait(self._time_left())
+            except (TimeoutError, subprocess.TimeoutExpired) as error:
+                raise RuntimeError(
+                    f"{text} did not end within {self.time_limit:g} s: is it a C++ compiler?"
+                ) from error
+            finally:
+                if process.returncode is None:
+                    _kill(process)
+        output = content.decode(errors="replace")
+        if process.returncode:
+            raise RuntimeError(f"{text} failed with status {process.returncode}:\n{output[-4000:]}")
+        return output
+
+    def _time_left(self) -> float:
+        return max(0.0, self.deadline - time.monotonic())
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process, and on POSIX those that it started: a compiler runs others."""
+    if os.name == "posix":
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+
+
+def _compile(compiler: _Compiler, target: list[str], folder: Path) -> Path:
     """Compile both scalar types in parallel, and link them."""
     include = Path(torch.__file__).parent / "include"
 
     def compile_scalar(scalar: str) -> str:
         output = str(folder / f"{scalar}.o")
         define, source = f"-DCCNN_GEO_SCALAR={scalar}", str(_SOURCES / "magnet_conv.cpp")
-        _run([*compiler, *_FLAGS, *target, define, "-isystem", str(include), "-c", source,
-              "-o", output])  # fmt: skip
+        compiler.run(*_FLAGS, *target, define, "-isystem", str(include), "-c", source, "-o", output)
         return output
 
     with ThreadPoolExecutor(len(SCALARS)) as pool:
         objects = list(pool.map(compile_scalar, SCALARS.values()))
     library = folder / "native.so"
-    _run([*compiler, *target, "-shared", *objects, "-o", str(library)])
+    compiler.run(*target, "-shared", *objects, "-o", str(library))
     if not library.is_file():
-        raise RuntimeError(f"{shlex.join(compiler)} compiled nothing: is it a C++ compiler?")
+        raise RuntimeError(
+            f"{shlex.join(compiler.command)} compiled nothing: is it a C++ compiler?"
+        )
     return library
 
 
-def _compiler() -> list[str]:
+def has_compiler() -> bool:
+    """Return True if a compiler is installed; does not run it."""
+    try:
+        return bool(_command())
+    except RuntimeError:
+        return False
+
+
+def _command() -> list[str]:
     """Return the command of the C++ compiler: `$CXX`, or the first that is installed."""
     try:
         chosen = shlex.split(os.environ.get("CXX", ""))
@@ -253,36 +325,24 @@ def _compiler() -> list[str]:
     )
 
 
-def _target_flags(compiler: list[str], folder: Path) -> list[str]:
+def _target_flags(compiler: _Compiler, folder: Path) -> list[str]:
     """Return the flags for this CPU and for threads that the compiler supports."""
 
     def compiles(flags: list[str], source: str) -> bool:
         probe = folder / "probe.cpp"
         probe.write_text(source)
         try:
-            _run([*compiler, *flags, "-fPIC", "-shared", str(probe), "-o", str(probe) + ".so"])
+            compiler.run(*flags, "-fPIC", "-shared", str(probe), "-o", str(probe) + ".so")
         except RuntimeError:
             return False
         return True
 
     tuning = next(flags for flags in _TUNING if not flags or compiles(flags, ""))
     openmp = ["-fopenmp"] if compiles(["-fopenmp"], _OPENMP_PROBE) else []
-    macros = _run([*compiler, *tuning, "-dM", "-E", "-x", "c++", os.devnull])
+    macros = compiler.run(*tuning, "-dM", "-E", "-x", "c++", os.devnull)
     defined = {line.split()[1] for line in macros.splitlines() if line.startswith("#define ")}
     level = next((name for name, needs in _CAPABILITIES.items() if needs <= defined), "DEFAULT")
     return [*tuning, *openmp, f"-DCPU_CAPABILITY={level}", f"-DCPU_CAPABILITY_{level}"]
-
-
-def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise RuntimeError(f"{shlex.join(command)} did not start: {error}") from error
-    if done.returncode:
-        raise RuntimeError(
-            f"{shlex.join(command)} failed with status {done.returncode}:\n{done.stderr[-4000:]}"
-        )
-    return done.stdout
 
 
 def _install(path: Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ from ccnn_geo.ops.point_backends.gabor_polynomials import coefficients
 from ccnn_geo.ops.point_backends.operands import MagnetConv
 from ccnn_geo.ops.point_backends.tiling import Tile
 from ccnn_geo.ops.point_backends.torch.scratch import Scratch
+from ccnn_geo.ops.point_backends.torch.threads import run_strands
 
 # Sines and cosines of all sources are kept up to this size, and from this many edges per source.
 _ROTATION_ELEMENTS, _ROTATION_EDGES = 2**23, 4
@@ -98,10 +99,14 @@ def _rotations(call: MagnetConv, angle: Tensor) -> Rotations | None:
     if not float((reach @ angle[:-1].abs()).max()) <= _MAX_ANGLE[call.x.dtype]:
         return None
     table = call.x.new_empty(sources, 2, filters)
-    for part, position in zip(table.split(1024), call.source.split(1024), strict=True):
-        turned = (position - origin) @ angle[:-1]
-        part[:, 0] = turned.sin()
-        part[:, 1] = turned.cos()
+    parts, positions = table.split(256), call.source.split(256)
+
+    def fill(_: int, number: int) -> None:
+        turned = (positions[number] - origin) @ angle[:-1]
+        parts[number][:, 0] = turned.sin()
+        parts[number][:, 1] = turned.cos()
+
+    run_strands([[number] for number in range(len(parts))], fill)
     return Rotations(origin, table.flatten(1))
 
 

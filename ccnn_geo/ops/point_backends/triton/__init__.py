@@ -6,7 +6,9 @@ over transposed neighbour lists, which gives the gradients of the features and o
 once. Every sum is then taken in a fixed order, so that results repeat bit by bit. Without
 transposed lists the gradients of features and of source positions are summed by atomics.
 
-Arguments of exponentials and sines are always computed in float32. Matrix products run on tensor
+Arguments of exponentials and sines are computed in float32, those of sines after whole turns have
+been dropped. Entries of neighbour lists that name no point count as empty slots, because to look
+for them would make the host wait. Matrix products run on tensor
 cores: each is three products of TF32 (`"tf32x3"`, the default) or six of bfloat16 (`"bf16x6"`),
 both about as exact as float32, or one of TF32 (`"tf32"`, three decimal places). Choose with
 `ccnn_geo.use_backend` or with the environment variable `CCNN_GEO_TRITON_PRECISION`.
@@ -185,8 +187,12 @@ def _pack(network: MAGNetWeights) -> Network:
     from ccnn_geo.ops.point_backends.triton.network import Network
 
     scales = network.inverse_widths * _BINARY
-    angles = torch.cat([network.frequencies, network.phases.unsqueeze(-1)], -1) / math.pi
-    filters = torch.cat([scales, -scales * network.centers, angles], -1).transpose(1, 2)
+    exact = network.frequencies.double() / math.pi
+    frequencies = exact.to(scales.dtype)
+    phases = (network.phases.double() / math.pi).remainder(2).to(scales.dtype).unsqueeze(-1)
+    rests = (exact - frequencies).to(scales.dtype)
+    filters = torch.cat([scales, -scales * network.centers, frequencies, phases, rests], -1)
+    filters = filters.transpose(1, 2)
     empty = padded_width(network.phases.size(1)) - network.phases.size(1)
     return Network(
         pad(filters, (0, empty)).contiguous(),
@@ -201,10 +207,15 @@ def _graph(call: MagnetConv, reverse: bool) -> Graph:
 
     window = call.inverse_sigma * _BINARY
     if reverse and call.reverse_target is not None:
+        centers, neighbors, degree = call.source, call.target, 0
         index, pointer = call.reverse_target, call.reverse_pointer
-        return Graph(call.source, call.target, index, pointer, 0, call.bounds, window)
-    index, pointer = call.index, call.pointer
-    return Graph(call.target, call.source, index, pointer, call.degree, call.bounds, window)
+    else:
+        centers, neighbors, degree = call.target, call.source, call.degree
+        index, pointer = call.index, call.pointer
+    return Graph(
+        centers, neighbors, index, pointer, degree, index.numel(), neighbors.size(0), call.bounds,
+        window,
+    )  # fmt: skip
 
 
 def _aggregate(

@@ -27,9 +27,11 @@ class Graph(NamedTuple):
 
     centers: Tensor  # [rows, D]
     neighbors: Tensor  # [N, D]
-    index: Tensor  # [E] int64, neighbours row by row; -1 is an empty slot
+    index: Tensor  # [E] int64, neighbours row by row; all but 0, ..., N - 1 are empty slots
     pointer: Tensor | None  # [rows + 1] int64, or None where every row has `degree` slots
     degree: int
+    slots: int  # E
+    points: int  # N
     bounds: Tensor  # [2, D]
     window: Tensor  # [D]; the window is 2 ** -sum((window * offset) ** 2)
 
@@ -37,7 +39,8 @@ class Graph(NamedTuple):
 class Network(NamedTuple):
     """Weights of a MAGNet, padded and in the units that the kernels compute in."""
 
-    filters: Tensor  # [L, 3 D + 1, P]: scales, shifts, frequencies (half turns) and the phase
+    filters: Tensor  # [L, 4 D + 1, P]: scales, shifts, frequencies and phase (in half turns), and
+    #                  what the frequencies lack that float32 cannot hold
     weights: Tensor  # [L - 1, P, P]
     biases: Tensor  # [L - 1, P]
 
@@ -137,20 +140,21 @@ def replaced(tiles, position, tile, COUNT: tl.constexpr):
 
 @triton.jit
 def row_slots(graph, row):
-    """First slot of a row and the one after its last."""
+    """First slot of a row and the one after its last, of those that there are."""
     if graph.pointer is None:
         begin = row * graph.degree
         end = begin + graph.degree
     else:
-        begin = tl.load(graph.pointer + row)
-        end = tl.load(graph.pointer + row + 1)
+        begin = tl.maximum(tl.load(graph.pointer + row), 0)
+        end = tl.minimum(tl.load(graph.pointer + row + 1), graph.slots)
     return begin, end
 
 
 @triton.jit
 def neighbors(graph, slot, end):
-    """The neighbours in some slots of a row; -1 behind its end."""
-    return tl.load(graph.index + slot, mask=slot < end, other=-1)
+    """The neighbours in some slots of a row; -1 behind its end and where there is no such point."""
+    neighbor = tl.load(graph.index + slot, mask=slot < end, other=-1)
+    return tl.where(neighbor < graph.points, neighbor, -1)
 
 
 @triton.jit
@@ -183,9 +187,22 @@ def edges(graph, row, neighbor, DIM: tl.constexpr, REVERSED: tl.constexpr):
 
 
 @triton.jit
+def _fused_product(left, right, total):
+    """A product plus a total, rounded once. The interpreter does so in float64 only."""
+    if INTERPRETED:
+        return (left.to(tl.float64) * right.to(tl.float64) + total).to(tl.float32)
+    else:
+        return tl.fma(left, right, total)
+
+
+@triton.jit
 def _arguments(filters, layer, offsets, DIM: tl.constexpr, PADDED: tl.constexpr):
-    """Binary exponents and angles, in half turns, of one layer's filters, `[B, P]` each."""
-    column = layer * (3 * DIM + 1) * PADDED + tl.arange(0, PADDED)
+    """Binary exponents and angles, in half turns, of one layer's filters, `[B, P]` each.
+
+    Angles of thousands of turns keep their digits after the point: whole turns are dropped from
+    every product before it is rounded.
+    """
+    column = layer * (4 * DIM + 1) * PADDED + tl.arange(0, PADDED)
     angle = tl.load(filters + column + 3 * DIM * PADDED)[None, :]
     exponent = tl.zeros_like(angle)
     for axis in tl.static_range(DIM):
@@ -193,9 +210,13 @@ def _arguments(filters, layer, offsets, DIM: tl.constexpr, PADDED: tl.constexpr)
         scale = tl.load(filters + column + axis * PADDED)[None, :]
         shift = tl.load(filters + column + (DIM + axis) * PADDED)[None, :]
         frequency = tl.load(filters + column + (2 * DIM + axis) * PADDED)[None, :]
+        rest = tl.load(filters + column + (3 * DIM + 1 + axis) * PADDED)[None, :]
         scaled = offset * scale + shift
         exponent = exponent - scaled * scaled
-        angle = angle + offset * frequency
+        # Floats from 2^24 to 2^25 are even, and so is their difference.
+        turns = (offset * frequency + 25165824.0) - 25165824.0
+        angle += _fused_product(offset, frequency, -turns)
+        angle += offset * rest
     return exponent, angle
 
 
@@ -254,7 +275,7 @@ def pull_offsets(
     DIM: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     """Add one layer's contribution to the gradients of the offsets, `[B]` each."""
-    column = layer * (3 * DIM + 1) * PADDED + tl.arange(0, PADDED)
+    column = layer * (4 * DIM + 1) * PADDED + tl.arange(0, PADDED)
     pulled = ()
     for axis in tl.static_range(DIM):
         scale = tl.load(filters + column + axis * PADDED)[None, :]

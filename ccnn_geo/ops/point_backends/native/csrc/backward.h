@@ -1,13 +1,15 @@
-// The backward pass: recomputes the features of every tile, and pushes the gradients through them.
+// The backward pass: recomputes the features of every tile and differentiates them.
 #pragma once
+
+#include <optional>
 
 #include "reverse.h"
 #include "source_gradients.h"
 
 namespace ccnn_geo {
 
-// Finishes a block of kernel values, edges x channels, as gradients of the sources' features: times
-// the gradient of the edge's output, added to the edge's row.
+// Multiplies a block of kernel values, edges x channels, by the gradients of the edges' outputs,
+// and adds the products to the gradients of the sources' features.
 template <typename T>
 struct Scatter {
   T* x;
@@ -33,27 +35,40 @@ struct Scatter {
   }
 };
 
-// What one thread owns while it computes gradients.
+// The sums of one strand, see schedule.h.
+template <typename T>
+struct StrandSums {
+  StrandSums(const Problem<T>& problem, const SourceGradients<T>& sources, int64_t strand)
+      : parameters(problem), rows(sources.rows(strand, arena)) {}
+
+  Arena arena;
+  ParameterSums parameters;
+  SourceRows<T> rows;
+};
+
+// The buffers of one thread in the backward pass.
 template <typename T>
 class BackwardWorker {
  public:
   BackwardWorker(
-      const Problem<T>& problem, const Filters<T>& filters, const SourceGradients<T>& sources,
-      const T* grad_output, const T* grad_moment, const Gradients<T>& out)
+      const Problem<T>& problem, const Filters<T>& filters, const T* grad_output,
+      const T* grad_moment, const Gradients<T>& out)
       : problem_(problem), filters_(filters), grad_output_(grad_output),
         grad_moment_(grad_moment), out_(out), tile_(problem, arena_),
         network_(problem, filters, true, arena_), reverse_(problem, out.source != nullptr, arena_),
-        rows_(sources.rows(arena_)),
         transposed_(arena_.zeros<T>(problem.padded_channels * kTile<T>)) {
     const int64_t kept = problem.readout ? kTile<T> : problem.width + 1;
     outer_ = arena_.zeros<T>(kept * problem.padded_channels);
   }
 
   Tile<T>& tile() { return tile_; }
-  SourceRows<T>& rows() { return rows_; }
-  ParameterTotals<T>& totals() { return reverse_.totals; }
 
-  // Only for aggregates: brings the gradient of one into the order of the readout.
+  // Selects the rows to which gradients of sources are added.
+  void begin_block(SourceRows<T>& rows) { rows_ = &rows; }
+
+  void end_block(ParameterSums& sums) { reverse_.sums.move_to(sums); }
+
+  // Only for aggregates: transposes the gradient of one to [H + 1, padded C].
   void begin_target(int64_t target) {
     const int64_t features = problem_.width + 1;
     aggregate_ = grad_output_ + target * problem_.channels * features;
@@ -69,22 +84,21 @@ class BackwardWorker {
   void process() {
     tile_.finish();
     tile_.prefetch(problem_.x, problem_.channels);
-    if (rows_.x && !rows_.owner) tile_.prefetch(rows_.x, problem_.padded_channels);
+    if (rows_->x && !rows_->owner) tile_.prefetch(rows_->x, problem_.padded_channels, rows_->first);
     network_.evaluate(tile_);
     if (problem_.readout) load_grad_output();
     tile_.gather(problem_.readout ? outer_ : nullptr);
     if (problem_.readout) add_readout();
-    if (rows_.x || rows_.position) rows_.assign(problem_, tile_, row_of_);
-    if (rows_.x) add_x();
+    if (rows_->x || rows_->position) rows_->assign(problem_, tile_, row_of_);
+    if (rows_->x) add_x();
     differentiate_features();
     reverse_.run(tile_, network_);
-    if (rows_.position) add_positions();
-    reverse_.totals.count_tile();
+    if (rows_->position) add_positions();
     tile_.clear();
   }
 
  private:
-  // Copies the gradients of the outputs, one padded row per run.
+  // Copies the gradients of the outputs into padded rows, one per run.
   void load_grad_output() {
     const int64_t stride = problem_.padded_channels;
     for (int64_t r = 0; r < tile_.num_runs; ++r) {
@@ -99,7 +113,7 @@ class BackwardWorker {
     const int64_t stride = problem_.padded_channels;
     gemm<T>(
         {network_.features, kTile<T>, 1}, {tile_.x, stride}, problem_.width + 1,
-        stride / kLanes<T>, tile_.count, Add<T>{reverse_.totals.readout.values, stride});
+        stride / kLanes<T>, tile_.count, Add<T>{reverse_.sums.readout.values, stride});
   }
 
   void add_x() {
@@ -108,7 +122,7 @@ class BackwardWorker {
     gemm<T>(
         {network_.features, 1, kTile<T>}, {depthwise ? filters_.readout.data() : outer_, stride},
         tile_.count, stride / kLanes<T>, problem_.width + 1,
-        Scatter<T>{rows_.x, stride, row_of_, depthwise ? grad_of_ : nullptr});
+        Scatter<T>{rows_->x, stride, row_of_, depthwise ? grad_of_ : nullptr});
   }
 
   void differentiate_features() {
@@ -134,7 +148,7 @@ class BackwardWorker {
         T sum = T(0);
         for (int64_t edge = run.begin; edge < run.end; ++edge) {
           const T grad = reverse_.grad_offset[d * kTile<T> + edge];
-          rows_.position[row_of_[edge] * dim + d] += grad;
+          rows_->position[row_of_[edge] * dim + d] += grad;
           sum += grad;
         }
         out_.target[run.target * dim + d] -= sum;
@@ -150,7 +164,7 @@ class BackwardWorker {
   Tile<T> tile_;
   Network<T> network_;
   Reverse<T> reverse_;
-  SourceRows<T> rows_;
+  SourceRows<T>* rows_ = nullptr;
   T* transposed_;                 // [padded C, kTile]
   T* outer_;                      // [kTile, padded C] by run; for aggregates [H + 1, padded C]
   const T* aggregate_ = nullptr;  // [C, H + 1] gradient of the current aggregate
@@ -158,7 +172,7 @@ class BackwardWorker {
   const T* grad_of_[kTile<T>];
 };
 
-// The moment's gradient as it acts on features: G + G^T.
+// Returns G + G^T, the factor of the features in the gradient of f^T G f.
 template <typename T>
 std::vector<T> symmetric(const T* grad_moment, int64_t size) {
   std::vector<T> sum(grad_moment ? size * size : 0);
@@ -171,7 +185,7 @@ std::vector<T> symmetric(const T* grad_moment, int64_t size) {
   return sum;
 }
 
-// Fills the gradients of a call, given those of its output and (or null) of its moment.
+// Computes the gradients of a call. `grad_moment` is null if there is no gradient of the moment.
 template <typename T>
 void backward(
     const Problem<T>& problem, const T* grad_output, const T* grad_moment,
@@ -180,39 +194,58 @@ void backward(
   const Blocks blocks(problem);
   const SourceGradients<T> sources(problem, blocks, out);
   const std::vector<T> moment = symmetric(grad_moment, problem.width + 1);
+  const int64_t strands = sources.strands(), rounds = sources.rounds();
   const int64_t threads = std::min(problem.threads, std::max<int64_t>(blocks.count, 1));
-  std::vector<std::unique_ptr<BackwardWorker<T>>> workers(threads);
+  const int64_t shares = 4 * threads;
+  std::vector<std::unique_ptr<StrandSums<T>>> sums(strands);
   std::atomic<bool> bad_index{false};
   if (out.target) std::fill_n(out.target, problem.targets * problem.dim, T(0));
-  parallel(threads, [&](int64_t thread) {
-    workers[thread] = std::make_unique<BackwardWorker<T>>(
-        problem, filters, sources, grad_output, grad_moment ? moment.data() : nullptr, out);
-  });
-  for (int64_t round = 0; round < sources.rounds(); ++round) {
-    parallel(threads, [&](int64_t thread) {
-      BackwardWorker<T>& worker = *workers[thread];
-      const int64_t first = sources.first_block(round), last = sources.first_block(round + 1);
-      for (int64_t block = first + thread; block < last; block += threads) {
-        sources.begin_block(round, block, worker.rows());
-        walk(problem, blocks, block, worker, bad_index);
-        sources.end_block(round, block, worker.rows());
-      }
-    });
-    if (bad_index) throw std::out_of_range("index");
-    parallel(threads, [&](int64_t thread) { sources.end_round(round, thread, threads); });
+
+  // Two stages per round, for its blocks and for the sum of its rows, and one for all other sums.
+  std::vector<Stage> stages;
+  for (int64_t round = 0; round < rounds; ++round) {
+    stages.push_back({sources.first_block(round), sources.first_block(round + 1), strands});
+    stages.push_back({0, sources.staged() ? shares : 0, shares});
   }
-  std::vector<const SourceRows<T>*> rows;
-  for (const auto& worker : workers) rows.push_back(&worker->rows());
-  parallel(threads, [&](int64_t thread) {
-    workers[thread]->totals().flush();
-    sources.finish(rows, thread);
-  });
-  parallel(threads, [&](int64_t thread) {
-    for (int64_t other = 1; other < threads; ++other) {
-      workers[0]->totals().merge(workers[other]->totals(), thread, threads);
+  stages.push_back({0, shares + 1, shares + 1});
+  Scheduler scheduler(stages);
+
+  const auto finish = [&](int64_t share) {
+    std::vector<const SourceRows<T>*> rows;
+    for (const auto& each : sums) {
+      if (each) rows.push_back(&each->rows);
     }
+    if (share < shares) {
+      if (!sources.staged()) sources.finish(rows, share, shares);
+      return;
+    }
+    ParameterSums total(problem);
+    for (const auto& each : sums) {
+      if (each) total.add(each->parameters);
+    }
+    write_parameter_gradients(problem, total, out);
+  };
+
+  parallel(threads, [&] {
+    std::optional<BackwardWorker<T>> worker;
+    scheduler.work([&](size_t stage, int64_t strand, int64_t item) {
+      const int64_t round = static_cast<int64_t>(stage) / 2;
+      if (round == rounds) return finish(item);
+      if (stage % 2 == 1) return sources.end_round(round, item, shares);
+      if (!worker) {
+        worker.emplace(
+            problem, filters, grad_output, grad_moment ? moment.data() : nullptr, out);
+      }
+      if (!sums[strand]) sums[strand] = std::make_unique<StrandSums<T>>(problem, sources, strand);
+      StrandSums<T>& own = *sums[strand];
+      sources.begin_block(round, item, own.rows);
+      worker->begin_block(own.rows);
+      walk(problem, blocks, item, *worker, bad_index);
+      worker->end_block(own.parameters);
+      sources.end_block(round, item, own.rows);
+    });
   });
-  write_parameter_gradients(problem, workers[0]->totals(), out);
+  if (bad_index) throw std::out_of_range("index");
 }
 
 }  // namespace ccnn_geo

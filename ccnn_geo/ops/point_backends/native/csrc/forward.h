@@ -1,13 +1,14 @@
 // The forward pass.
 #pragma once
 
+#include <optional>
+
 #include "network.h"
-#include "parallel.h"
 #include "schedule.h"
 
 namespace ccnn_geo {
 
-// Finishes a block of M = features x sources by contracting it with the readout.
+// Contracts a block of M = features x sources with the readout and adds it to the output.
 template <typename T>
 struct Contract {
   const T* readout;
@@ -29,7 +30,7 @@ struct Contract {
   }
 };
 
-// What one thread owns while it computes outputs.
+// The buffers of one thread in the forward pass.
 template <typename T>
 class ForwardWorker {
  public:
@@ -42,7 +43,7 @@ class ForwardWorker {
     }
     if (with_moment) {
       transposed_ = arena_.zeros<T>(kTile<T> * problem.padded_width);
-      moment_ = Total<T>(problem.padded_width * problem.padded_width, arena_);
+      moment_ = BlockSums<T>(problem.padded_width * problem.padded_width, arena_);
     }
   }
 
@@ -76,19 +77,22 @@ class ForwardWorker {
 
   void begin_block(const Blocks& blocks, int64_t block) {
     if (!problem_.readout) return;
-    const int64_t first = block * blocks.size;
-    const int64_t last = std::min(first + blocks.size, problem_.targets);
     const int64_t channels = problem_.channels;
-    std::fill(output_ + first * channels, output_ + last * channels, T(0));
+    std::fill(
+        output_ + blocks.begin(problem_, block) * channels,
+        output_ + blocks.begin(problem_, block + 1) * channels, T(0));
+  }
+
+  // Adds the moment of the block to that of its strand, [padded H + 1, padded H + 1].
+  void end_block(std::vector<double>& moment) {
+    if (!moment_.values) return;
+    moment.resize(moment_.size, 0.0);
+    moment_.move_to(moment.data());
   }
 
   void begin_target(int64_t) {}
 
-  void end() {
-    if (moment_.values) moment_.flush();
-  }
-
-  // Only for aggregates: writes one, and makes room for the next.
+  // Only for aggregates: writes one and resets the buffer.
   void end_target(int64_t target) {
     const int64_t features = problem_.width + 1, stride = problem_.padded_channels;
     T* out = output_ + target * problem_.channels * features;
@@ -98,8 +102,6 @@ class ForwardWorker {
     std::fill_n(aggregate_, features * stride, T(0));
   }
 
-  Total<T>& moment() { return moment_; }
-
  private:
   void add_moment() {
     const int64_t padded = problem_.padded_width;
@@ -108,7 +110,6 @@ class ForwardWorker {
     gemm<T>(
         {network_.features, kTile<T>, 1}, {transposed_, padded}, problem_.width + 1,
         padded / kLanes<T>, tile_.count, Add<T>{moment_.values, padded});
-    moment_.count_tile();
   }
 
   const Problem<T>& problem_;
@@ -120,7 +121,7 @@ class ForwardWorker {
   T* row_;                   // [padded C]
   T* aggregate_ = nullptr;   // [H + 1, padded C]
   T* transposed_ = nullptr;  // [kTile, padded H + 1]
-  Total<T> moment_;          // [padded H + 1, padded H + 1]
+  BlockSums<T> moment_;      // [padded H + 1, padded H + 1]
 };
 
 // Computes the output and, where `moment` is not null, the second moment of the features.
@@ -128,34 +129,29 @@ template <typename T>
 void forward(const Problem<T>& problem, T* output, T* moment) {
   const Filters<T> filters(problem);
   const Blocks blocks(problem);
-  const int64_t threads = std::min(problem.threads, std::max<int64_t>(blocks.count, 1));
-  std::vector<std::unique_ptr<ForwardWorker<T>>> workers(threads);
+  const int64_t strands = count_strands(problem, blocks);
+  std::vector<std::vector<double>> moments(strands);
   std::atomic<bool> bad_index{false};
-  std::atomic<int64_t> next{0};
-  parallel(threads, [&](int64_t thread) {
-    workers[thread] =
-        std::make_unique<ForwardWorker<T>>(problem, filters, moment != nullptr, output);
-    ForwardWorker<T>& worker = *workers[thread];
-    // Where sums are made, which thread adds what is fixed, and with it the result.
-    int64_t block = moment ? thread : next++;
-    while (block < blocks.count) {
-      worker.begin_block(blocks, block);
-      walk(problem, blocks, block, worker, bad_index);
-      block = moment ? block + threads : next++;
-    }
-    worker.end();
+  Scheduler scheduler({{0, blocks.count, strands}});
+  parallel(std::min(problem.threads, blocks.count), [&] {
+    std::optional<ForwardWorker<T>> worker;
+    scheduler.work([&](size_t, int64_t strand, int64_t block) {
+      if (!worker) worker.emplace(problem, filters, moment != nullptr, output);
+      worker->begin_block(blocks, block);
+      walk(problem, blocks, block, *worker, bad_index);
+      worker->end_block(moments[strand]);
+    });
   });
   if (bad_index) throw std::out_of_range("index");
   if (!moment) return;
-  Total<T>& total = workers[0]->moment();
-  for (int64_t thread = 1; thread < threads; ++thread) {
-    total.merge(workers[thread]->moment(), 0, 1);
+  const int64_t features = problem.width + 1, padded = problem.padded_width;
+  std::vector<double> total(padded * padded, 0.0);
+  for (const std::vector<double>& part : moments) {
+    for (size_t i = 0; i < part.size(); ++i) total[i] += part[i];
   }
-  const int64_t features = problem.width + 1;
   for (int64_t row = 0; row < features; ++row) {
     for (int64_t column = 0; column < features; ++column) {
-      moment[row * features + column] =
-          static_cast<T>(total.sums[row * problem.padded_width + column]);
+      moment[row * features + column] = static_cast<T>(total[row * padded + column]);
     }
   }
 }

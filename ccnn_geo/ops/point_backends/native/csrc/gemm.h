@@ -1,12 +1,12 @@
-// Matrix products on the small operands of one tile, and the transposition they need.
+// Products and transposition of the small matrices of one tile.
 #pragma once
 
 #include "vector_math.h"
 
 namespace ccnn_geo {
 
-// A block's accumulators, kMaxRows x kMaxVectors, fill the registers but for the operands; kGroup
-// vectors of edges are evaluated at once. (Measured with AVX-512 and AVX2.)
+// kMaxRows x kMaxVectors accumulators and their operands fill the registers. kGroup vectors of
+// edges are evaluated at once. Both were tuned on AVX-512 and AVX2.
 constexpr int kMaxRows = 6;
 #if defined(CPU_CAPABILITY_AVX512) || defined(__aarch64__)
 constexpr int kMaxVectors = 4, kGroup = 4;
@@ -14,15 +14,14 @@ constexpr int kMaxVectors = 4, kGroup = 4;
 constexpr int kMaxVectors = 2, kGroup = 2;
 #endif
 
-// The left operand of a product: entry (row, step) stands at
-// data[row * row_stride + step * step_stride].
+// The left operand of a product: entry (row, step) is data[row * row_stride + step * step_stride].
 template <typename T>
 struct Left {
   const T* data;
   int64_t row_stride, step_stride;
 };
 
-// The right operand: entry (step, column) stands at data[step * stride + column].
+// The right operand of a product: entry (step, column) is data[step * stride + column].
 template <typename T>
 struct Right {
   const T* data;
@@ -79,14 +78,14 @@ void gemm_panel(
   }
   const int64_t blocks = (rows + kMaxRows - 1) / kMaxRows;
   for (int64_t block = 0; block < blocks; ++block) {
-    // Blocks of nearly equal height: a last one of a single row would wait for its own sums.
+    // Blocks of nearly equal height: too few rows cannot hide the latency of additions.
     const int64_t begin = rows * block / blocks, end = rows * (block + 1) / blocks;
     gemm_rows<T, kVectors, kMaxRows>(left, right, begin, end - begin, column, steps, finish);
   }
 }
 
-// Multiplies `rows` x `steps` by `steps` x (`vectors` SIMD vectors). Every finished block of sums
-// goes to `finish(row, column, sums)`, while it is still in registers.
+// Multiplies `rows` x `steps` by `steps` x (`vectors` SIMD vectors). Calls `finish(row, column,
+// sums)` for every block of the product while it is in registers.
 template <typename T, typename Finish>
 void gemm(
     const Left<T>& left, const Right<T>& right, int64_t rows, int64_t vectors, int64_t steps,
@@ -99,7 +98,7 @@ void gemm(
   }
 }
 
-// Finishes a block by writing it.
+// Writes a block of a product.
 template <typename T>
 struct Store {
   T* data;
@@ -117,7 +116,7 @@ struct Store {
   }
 };
 
-// Finishes a block by adding it to what is there.
+// Adds a block of a product to a matrix.
 template <typename T>
 struct Add {
   T* data;
@@ -136,7 +135,7 @@ struct Add {
   }
 };
 
-// Transposes `rows` x `columns`, both whole vectors long.
+// Transposes `rows` x `columns`, both multiples of the vector length.
 //
 // Interleaving row i with row i + n/2 is a perfect shuffle; log2(n) of them transpose n x n.
 template <typename T>

@@ -1,4 +1,4 @@
-// Gradients of the parameters: sums over the edges, and what becomes of them.
+// Gradients of the parameters, computed from sums over the edges.
 #pragma once
 
 #include "network.h"
@@ -6,47 +6,59 @@
 
 namespace ccnn_geo {
 
-// Sums kept for every filter, each spread over the lanes: of the gradient of the exponent times
-// 1, v, v^2; of the gradient of the angle times 1, v; and of the gradient of the bias.
+// Number of sums per filter: of the gradient of the exponent times 1, v and v^2, of the gradient of
+// the angle times 1 and v, and of the gradient of the bias.
 constexpr int64_t num_moments(int64_t dim) { return 3 * dim + 3; }
 
-// All parameter gradients of one thread.
-template <typename T>
-struct ParameterTotals {
-  ParameterTotals(const Problem<T>& problem, Arena& arena)
-      : moments(problem.layers * problem.width * num_moments(problem.dim) * kLanes<T>, arena),
-        window(problem.dim * kLanes<T>, arena),
-        weights((problem.layers - 1) * problem.width * round_up(problem.width, kLanes<T>), arena),
-        readout(problem.readout ? (problem.width + 1) * problem.padded_channels : 0, arena) {}
+// The sums of one strand, or of all.
+struct ParameterSums {
+  template <typename T>
+  explicit ParameterSums(const Problem<T>& problem)
+      : moments(problem.layers * problem.width * num_moments(problem.dim)), window(problem.dim),
+        weights((problem.layers - 1) * problem.width * round_up(problem.width, kLanes<T>)),
+        readout(problem.readout ? (problem.width + 1) * problem.padded_channels : 0) {}
 
-  void count_tile() {
-    moments.count_tile();
-    window.count_tile();
-    weights.count_tile();
-    readout.count_tile();
+  void add(const ParameterSums& other) {
+    add(other.moments, moments);
+    add(other.window, window);
+    add(other.weights, weights);
+    add(other.readout, readout);
   }
 
-  void flush() {
-    moments.flush();
-    window.flush();
-    weights.flush();
-    readout.flush();
-  }
+  std::vector<double> moments;  // [L, H, num_moments]
+  std::vector<double> window;   // [D], of the gradient of the window's exponent times v^2
+  std::vector<double> weights;  // [L - 1, H, padded H]
+  std::vector<double> readout;  // [H + 1, padded C]
 
-  void merge(const ParameterTotals& other, int64_t share, int64_t shares) {
-    moments.merge(other.moments, share, shares);
-    window.merge(other.window, share, shares);
-    weights.merge(other.weights, share, shares);
-    readout.merge(other.readout, share, shares);
+ private:
+  static void add(const std::vector<double>& from, std::vector<double>& to) {
+    for (size_t i = 0; i < to.size(); ++i) to[i] += from[i];
   }
-
-  Total<T> moments;  // [L, H, num_moments, lanes]
-  Total<T> window;   // [D, lanes], of the gradient of the window's exponent times v^2
-  Total<T> weights;  // [L - 1, H, padded H]
-  Total<T> readout;  // [H + 1, padded C]
 };
 
-// Gradients as backward fills them; null where not wanted.
+// The same sums of one block, with `moments` and `window` spread over the lanes.
+template <typename T>
+struct ParameterBlock {
+  ParameterBlock(const Problem<T>& problem, Arena& arena)
+      : ParameterBlock(ParameterSums(problem), arena) {}
+
+  void move_to(ParameterSums& sums) {
+    moments.move_to(sums.moments.data());
+    window.move_to(sums.window.data());
+    weights.move_to(sums.weights.data());
+    readout.move_to(sums.readout.data());
+  }
+
+  BlockSums<T, kLanes<T>> moments, window;
+  BlockSums<T> weights, readout;
+
+ private:
+  ParameterBlock(const ParameterSums& sizes, Arena& arena)
+      : moments(sizes.moments.size(), arena), window(sizes.window.size(), arena),
+        weights(sizes.weights.size(), arena), readout(sizes.readout.size(), arena) {}
+};
+
+// The gradients to compute; null where not requested.
 template <typename T>
 struct Gradients {
   explicit Gradients(const CcnnGeoGradients& from)
@@ -63,23 +75,14 @@ struct Gradients {
   static T* typed(void* data) { return static_cast<T*>(data); }
 };
 
-// Turns sums over edges into gradients of the parameters, in double.
+// Computes the gradients of the parameters from sums over all edges.
 template <typename T>
 void write_parameter_gradients(
-    const Problem<T>& problem, const ParameterTotals<T>& totals, const Gradients<T>& out) {
-  constexpr int64_t lanes = kLanes<T>;
-  const int64_t dim = problem.dim, width = problem.width, moments = num_moments(dim);
-  const auto lane_sum = [](const double* sums) {
-    double sum = 0;
-    for (int64_t lane = 0; lane < lanes; ++lane) sum += sums[lane];
-    return sum;
-  };
-  std::vector<double> window(dim), sum(moments);
-  for (int64_t d = 0; d < dim; ++d) window[d] = lane_sum(totals.window.sums + d * lanes);
+    const Problem<T>& problem, const ParameterSums& sums, const Gradients<T>& out) {
+  const int64_t dim = problem.dim, width = problem.width;
+  std::vector<double> window = sums.window;
   for (int64_t filter = 0; filter < problem.layers * width; ++filter) {
-    for (int64_t m = 0; m < moments; ++m) {
-      sum[m] = lane_sum(totals.moments.sums + (filter * moments + m) * lanes);
-    }
+    const double* sum = sums.moments.data() + filter * num_moments(dim);
     const double exponent = sum[0], angle = sum[1];
     for (int64_t d = 0; d < dim; ++d) {
       const double linear = sum[3 + 3 * d], square = sum[4 + 3 * d];
@@ -97,16 +100,16 @@ void write_parameter_gradients(
   for (int64_t d = 0; d < dim; ++d) {
     out.inverse_sigma[d] = static_cast<T>(-problem.inverse_sigma[d] * window[d]);
   }
-  const int64_t padded = round_up(width, lanes);
+  const int64_t padded = round_up(width, kLanes<T>);
   for (int64_t row = 0; row < (problem.layers - 1) * width; ++row) {
     for (int64_t h = 0; h < width; ++h) {
-      out.weights[row * width + h] = static_cast<T>(totals.weights.sums[row * padded + h]);
+      out.weights[row * width + h] = static_cast<T>(sums.weights[row * padded + h]);
     }
   }
   for (int64_t c = 0; problem.readout && c < problem.channels; ++c) {
     for (int64_t h = 0; h <= width; ++h) {
       out.readout[c * (width + 1) + h] =
-          static_cast<T>(totals.readout.sums[h * problem.padded_channels + c]);
+          static_cast<T>(sums.readout[h * problem.padded_channels + c]);
     }
   }
 }

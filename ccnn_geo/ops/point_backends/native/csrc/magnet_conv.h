@@ -1,8 +1,8 @@
-// The binary interface of the native backend: what Python hands over through ctypes.
+// The binary interface of the native backend, called through ctypes.
 //
-// Plain C structures of sizes and pointers, so that the library needs nothing of PyTorch but its
-// vector headers. Every array is contiguous; `void*` is float* or double*, as the function's name
-// says; a null pointer stands for an operand that is absent or a gradient that is not wanted.
+// It consists of plain C structures of sizes and pointers: of PyTorch, only the vector headers are
+// needed. All arrays are contiguous. `void*` is float* or double*, see the name of the function. A
+// null pointer is an absent operand or a gradient that is not requested.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,11 @@ struct CcnnGeoCall {
   int64_t sources, targets, dim, channels, layers, width;
   int64_t slots;    // length of `index`
   int64_t degree;   // slots per target where there is no `pointer`
-  int64_t threads;  // how many threads may run
-  int64_t buffer_bytes;  // memory that gradients of the sources may take before they are summed
+  int64_t threads;  // most threads to use
+  int64_t buffer_bytes;  // most memory for gradients of sources that are not yet summed
   const int64_t* index;
   const int64_t* pointer;
-  const double* source;  // [sources, dim], offsets are taken in double and then rounded
+  const double* source;  // [sources, dim]; offsets are computed in double and then rounded
   const double* target;  // [targets, dim]
   const void* x;               // [sources, channels]
   const void* bounds;          // [2, dim]
@@ -37,7 +37,7 @@ struct CcnnGeoCall {
   const void* readout;         // [channels, width + 1] or null
 };
 
-// What backward fills, in the shapes of the operands.
+// The gradients that backward writes, in the shapes of the operands.
 struct CcnnGeoGradients {
   void *x, *source, *target, *inverse_sigma;
   void *centers, *inverse_widths, *frequencies, *phases, *weights, *biases, *readout;
@@ -46,7 +46,7 @@ struct CcnnGeoGradients {
 enum CcnnGeoStatus : int32_t {
   kCcnnGeoDone = 0,
   kCcnnGeoOutOfMemory = 1,
-  kCcnnGeoBadIndex = 2,  // an entry of `index` or `pointer` points outside
+  kCcnnGeoBadIndex = 2,  // an entry of `index` or `pointer` is out of range
   kCcnnGeoFailed = 3,
 };
 

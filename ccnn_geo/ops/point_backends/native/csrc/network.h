@@ -1,4 +1,5 @@
-// The kernel network on the edges of one tile. Arrays are [feature, kTile]: edges in the lanes.
+// The kernel network on the edges of one tile. Arrays are [feature, kTile], with edges in the
+// lanes.
 #pragma once
 
 #include "gemm.h"
@@ -6,25 +7,25 @@
 
 namespace ccnn_geo {
 
-// One layer's arrays, [H, kTile] each. Only `hidden` is there when nothing is kept for backward.
+// The arrays of one layer, [H, kTile] each. In the forward pass there is `hidden` only.
 template <typename T>
 struct Layer {
   T* hidden;  // h_l
-  T* gain;    // the derivative of h_l by what the filter multiplies: the filter's value
+  T* gain;    // the filter's value, which is the derivative of h_l by the filter's factor
   T* slope;   // the derivative of h_l by the filter's angle
 };
 
-// One layer's filters and what they take in.
+// The filters of one layer and their inputs.
 template <typename T>
 struct LayerInput {
   const T* record;  // the layer's part of Filters::record
   const T* offset;  // [D, kTile]
   const T* decay;   // [kTile], an exponent common to all filters (the window's), or null
-  const T* linear;  // [H, kTile], what the filters multiply but for its bias, or null: one
+  const T* linear;  // [H, kTile], the filters' factors without their biases, or null for ones
   const T* bias;    // [H]
 };
 
-// Evaluates one filter on a few vectors of edges at once, which share its coefficients.
+// Evaluates one filter on `kVectors` vectors of edges, so that its coefficients are loaded once.
 template <typename T, int kDim, bool kKeep, int kVectors>
 inline void evaluate_filter(
     const LayerInput<T>& in, int64_t dim, int64_t h, int64_t lane, const Layer<T>& out) {
@@ -61,7 +62,7 @@ inline void evaluate_filter(
   }
 }
 
-// Evaluates one layer of filters, and multiplies them with what the layer below gave.
+// Evaluates the filters of one layer and multiplies them by their factors.
 template <typename T, int kDim, bool kKeep>
 void evaluate_layer(
     const LayerInput<T>& in, int64_t dim, int64_t width, int64_t vectors, const Layer<T>& out) {
@@ -76,11 +77,11 @@ void evaluate_layer(
   }
 }
 
-// Evaluates the network; one per thread.
+// Evaluates the network. Every thread has one.
 template <typename T>
 class Network {
  public:
-  // With `keep`, every layer keeps what `Reverse` needs.
+  // With `keep`, every layer keeps the arrays that `Reverse` reads.
   Network(const Problem<T>& problem, const Filters<T>& filters, bool keep, Arena& arena)
       : features(arena.zeros<T>(problem.padded_width * kTile<T>)), layers(problem.layers),
         problem_(problem), filters_(filters), keep_(keep) {
@@ -95,8 +96,8 @@ class Network {
     }
   }
 
-  // Fills `features`: the last hidden layer times the window, and the window itself; zero in idle
-  // lanes.
+  // Fills `features` with the last hidden layer times the window and with the window itself. Idle
+  // lanes are zero.
   void evaluate(const Tile<T>& tile) {
     const int64_t vectors = tile.vectors(), width = problem_.width;
     for (int64_t l = 0; l < problem_.layers; ++l) {

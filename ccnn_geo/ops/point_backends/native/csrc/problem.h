@@ -1,4 +1,4 @@
-// One call with types, and the coefficients that its filters are evaluated with.
+// The typed operands of a call and the coefficients of its filters.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 
 namespace ccnn_geo {
 
-// Memory of one thread, handed out piece by piece and aligned to cache lines.
+// Allocates memory that is aligned to cache lines and freed with the arena.
 class Arena {
  public:
   template <typename T>
@@ -41,7 +41,7 @@ class Arena {
 
 template <typename T>
 struct Problem {
-  // Throws std::out_of_range if a target's slots are not there.
+  // Throws std::out_of_range if `pointer` or `degree` do not fit `index`.
   explicit Problem(const CcnnGeoCall& call)
       : sources(call.sources), targets(call.targets), dim(call.dim), channels(call.channels),
         layers(call.layers), width(call.width), slots(call.slots), degree(call.degree),
@@ -63,8 +63,8 @@ struct Problem {
   int64_t first_slot(int64_t i) const { return pointer ? pointer[i] : i * degree; }
 
   int64_t sources, targets, dim, channels, layers, width, slots, degree, threads, buffer_bytes;
-  int64_t padded_channels;  // whole vectors
-  int64_t padded_width;     // the H + 1 features, in whole vectors
+  int64_t padded_channels;  // C, rounded up to whole vectors
+  int64_t padded_width;     // H + 1, rounded up to whole vectors
   const int64_t *index, *pointer;
   const T *x, *bounds, *inverse_sigma;
   const double *source, *target;
@@ -77,11 +77,11 @@ struct Problem {
 // exp(-s / 2) = 2^(-s kHalfLog2E)
 constexpr double kHalfLog2E = 0.72134752044448170368;
 
-// The filters in the form in which an edge needs the fewest operations.
+// The coefficients of the filters, arranged for the fewest operations per edge.
 //
 // Filter (l, h) is 2^-sum_d (scale_d v_d + shift_d)^2 sin(pi (phase + sum_d frequency_d v_d)): the
-// envelope in powers of two, the angle in half turns. To square the difference, rather than expand
-// it, keeps narrow filters exact.
+// envelope in powers of two, the angle in half turns. Squares of differences are not expanded,
+// which would cancel for narrow filters.
 template <typename T>
 struct Filters {
   explicit Filters(const Problem<T>& problem)
@@ -93,7 +93,7 @@ struct Filters {
     const int64_t dim = problem.dim;
     for (int64_t filter = 0; filter < problem.layers * problem.width; ++filter) {
       T* out = &record[filter * stride];
-      // Whole turns are dropped while they are still exact.
+      // Whole turns are dropped before rounding.
       *out++ = static_cast<T>(std::remainder(problem.phases[filter] / kPi, 2.0));
       for (int64_t d = 0; d < dim; ++d) {
         const double gamma = problem.inverse_widths[filter * dim + d];
@@ -115,8 +115,8 @@ struct Filters {
   std::vector<T> readout;  // [H + 1, padded C], the transposed readout
 };
 
-// Calls body with the dimension as a constant (`body(std::integral_constant)`) where it is small,
-// and with zero, for "look it up", where it is not.
+// Calls body(std::integral_constant<int, dim>()) for up to three dimensions and
+// body(std::integral_constant<int, 0>()) for more.
 template <typename Body>
 auto with_dimension(int64_t dim, const Body& body) {
   switch (dim) {

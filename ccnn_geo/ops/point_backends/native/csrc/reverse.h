@@ -5,10 +5,10 @@
 
 namespace ccnn_geo {
 
-// Differentiates one layer of filters. `grad` holds the gradient of the layer's output, [H, kTile],
-// and receives that of what the filters multiply. Adds the sums over edges to `moments` and, where
-// positions want a gradient, the gradient of every edge's offset to `grad_offset`, [D, kTile]
-// (all but the window's part: the sum of the exponents' gradients is added to `grad_exponent`).
+// Differentiates one layer of filters. On entry, `grad` is the gradient of the layer's output, [H,
+// kTile]; on return, the gradient of the filters' factors. Adds the sums over edges to `moments`.
+// With kOffset, adds the gradients of the offsets to `grad_offset`, [D, kTile], without the part of
+// the window, and the sums of the gradients of all exponents to `grad_exponent`.
 template <typename T, int kDim, bool kOffset>
 void reverse_layer(
     const Problem<T>& problem, int64_t layer, const Layer<T>& kept, const T* offset, T* grad,
@@ -62,20 +62,20 @@ void reverse_layer(
   }
 }
 
-// Pushes gradients of the features through the network; one per thread.
+// Backpropagates gradients of the features through the network. Every thread has one.
 template <typename T>
 class Reverse {
  public:
   Reverse(const Problem<T>& problem, bool needs_offset, Arena& arena)
       : grad_features(arena.zeros<T>((problem.width + 1) * kTile<T>)),
         grad_offset(needs_offset ? arena.zeros<T>(problem.dim * kTile<T>) : nullptr),
-        totals(problem, arena), problem_(problem),
+        sums(problem, arena), problem_(problem),
         padded_width_(round_up(problem.width, kLanes<T>)),
         scratch_(arena.zeros<T>(padded_width_ * kTile<T>)),
         transposed_(arena.zeros<T>(kTile<T> * padded_width_)),
         grad_exponent_(arena.zeros<T>(kTile<T>)) {}
 
-  // Takes `grad_features`, which it overwrites; adds to `totals` and fills `grad_offset`.
+  // Reads and overwrites `grad_features`, adds to `sums` and fills `grad_offset`.
   void run(const Tile<T>& tile, const Network<T>& network) {
     const int64_t vectors = tile.vectors(), width = problem_.width;
     T *grad = grad_features, *below = scratch_;
@@ -88,7 +88,7 @@ class Reverse {
       if (l + 1 == problem_.layers) add_window(tile, network);
       if (l == 0) break;
       const T* weight = problem_.weights + (l - 1) * width * width;
-      T* grad_weight = totals.weights.values + (l - 1) * width * padded_width_;
+      T* grad_weight = sums.weights.values + (l - 1) * width * padded_width_;
       transpose(
           network.layers[l - 1].hidden, kTile<T>, transposed_, padded_width_, padded_width_,
           vectors * kLanes<T>);
@@ -103,7 +103,7 @@ class Reverse {
 
   T* grad_features;  // [H + 1, kTile]
   T* grad_offset;    // [D, kTile] or null
-  ParameterTotals<T> totals;
+  ParameterBlock<T> sums;
 
  private:
   void differentiate(int64_t l, const Tile<T>& tile, const Network<T>& network, T* grad) {
@@ -112,12 +112,12 @@ class Reverse {
       const auto reverse =
           grad_offset ? reverse_layer<T, dim.value, true> : reverse_layer<T, dim.value, false>;
       reverse(
-          problem_, l, network.layers[l], tile.offset, grad, totals.moments.values + l * size,
+          problem_, l, network.layers[l], tile.offset, grad, sums.moments.values + l * size,
           grad_offset, grad_exponent_, tile.vectors());
     });
   }
 
-  // The window's exponent is part of the last layer's filters, and of the last feature.
+  // The window is a factor of the last layer's filters and the last feature itself.
   void add_window(const Tile<T>& tile, const Network<T>& network) {
     const int64_t last = problem_.width * kTile<T>;
     for (int64_t lane = 0; lane < tile.vectors() * kLanes<T>; lane += kLanes<T>) {
@@ -125,7 +125,7 @@ class Reverse {
           Vec<T>::loadu(network.features + last + lane);
       for (int64_t d = 0; d < problem_.dim; ++d) {
         const Vec<T> v = Vec<T>::loadu(tile.offset + d * kTile<T> + lane);
-        T* sum = totals.window.values + d * kLanes<T>;
+        T* sum = sums.window.values + d * kLanes<T>;
         at::vec::fmadd(exponent * v, v, Vec<T>::loadu(sum)).store(sum);
         if (!grad_offset) continue;
         const T sigma = problem_.inverse_sigma[d];

@@ -1,24 +1,25 @@
-// Gradients of the sources: every thread has some for every source, and they must be summed in an
-// order that does not depend on timing.
+// Gradients of the sources: every strand contributes to many sources, and contributions are summed
+// in a fixed order.
 #pragma once
 
 #include "gradients.h"
-#include "parallel.h"
 
 namespace ccnn_geo {
 
-// Rows in which one worker leaves the gradients of its edges' sources.
+// Rows of gradients of sources: one row per source, or (in rounds) one per edge.
 template <typename T>
 struct SourceRows {
   T* x = nullptr;            // [rows, padded C] or null
   T* position = nullptr;     // [rows, D] or null
-  int64_t* owner = nullptr;  // [rows] the source of every row, or null: a row for each source
-  int64_t next = 0;          // the first free row, where rows have owners
+  int64_t first = 0;         // one row per source: the sources first, ..., last - 1
+  int64_t last = 0;
+  int64_t* owner = nullptr;  // one row per edge: its source
+  int64_t next = 0;          // one row per edge: the first free row
 
-  // Finds the row of every edge; a row that is handed out for the first time is zero.
+  // Finds the row of every edge of a tile. Rows of edges are set to zero.
   void assign(const Problem<T>& problem, const Tile<T>& tile, int64_t* row) {
     for (int64_t edge = 0; edge < tile.count; ++edge) {
-      row[edge] = owner ? next++ : tile.source[edge];
+      row[edge] = owner ? next++ : tile.source[edge] - first;
       if (!owner) continue;
       owner[row[edge]] = tile.source[edge];
       if (x) std::fill_n(x + row[edge] * problem.padded_channels, problem.padded_channels, T(0));
@@ -29,48 +30,45 @@ struct SourceRows {
 
 // Sums the gradients of the sources, in bounded memory.
 //
-// While a row per source and thread fits the memory allowed, each thread sums into its own, and all
-// are added up at the end. Otherwise the work goes in rounds: the edges of a few blocks leave their
-// gradients in rows of their own, in the order of the edges, then each thread sums those that
-// belong to its share of the sources.
+// If rows for the sources of all strands fit into `buffer_bytes`, each strand sums into rows of its
+// own, which are added up at the end. Otherwise the blocks are processed in rounds: every edge of a
+// round has a row, and the rows are added up, in the order of the edges, at the end of the round.
 template <typename T>
 class SourceGradients {
  public:
   SourceGradients(const Problem<T>& problem, const Blocks& blocks, const Gradients<T>& out)
-      : problem_(problem), blocks_(blocks), out_(out) {
+      : problem_(problem), blocks_(blocks), out_(out), strands_(count_strands(problem, blocks)),
+        rounds_{0} {
     const int64_t row_bytes = sizeof(T) *
         ((out.x ? problem.padded_channels : 0) + (out.source ? problem.dim : 0));
     const int64_t affordable = problem.buffer_bytes / std::max<int64_t>(row_bytes, 1);
-    staged_ = row_bytes > 0 && problem.sources * problem.threads > affordable;
-    rounds_.push_back(0);
-    int64_t most = 0;
-    for (int64_t block = 0; block < blocks.count; ++block) {
-      const bool fits = slots_between(rounds_.back(), block + 1) <= affordable;
-      if (staged_ && !fits && block > rounds_.back()) rounds_.push_back(block);
-      most = std::max(most, slots_between(rounds_.back(), block + 1));
+    staged_ = row_bytes > 0 && !fit_strands(affordable);
+    if (staged_) {
+      begin_rounds(affordable);
+    } else if (blocks.count > 0) {
+      rounds_.push_back(blocks.count);
     }
-    if (blocks.count > 0) rounds_.push_back(blocks.count);
-    if (!staged_) return;
-    stage_.x = out.x ? arena_.take<T>(most * problem.padded_channels) : nullptr;
-    stage_.position = out.source ? arena_.take<T>(most * problem.dim) : nullptr;
-    stage_.owner = arena_.take<int64_t>(most);
-    if (out.x) std::fill_n(out.x, problem.sources * problem.channels, T(0));
-    if (out.source) std::fill_n(out.source, problem.sources * problem.dim, T(0));
   }
 
+  bool staged() const { return staged_; }
+  int64_t strands() const { return strands_; }
   int64_t rounds() const { return static_cast<int64_t>(rounds_.size()) - 1; }
   int64_t first_block(int64_t round) const { return rounds_[round]; }
 
-  // Rows for a new worker.
-  SourceRows<T> rows(Arena& arena) const {
+  // Returns the rows of a strand, or the rows of the rounds.
+  SourceRows<T> rows(int64_t strand, Arena& arena) const {
     if (staged_) return stage_;
     SourceRows<T> rows;
-    if (out_.x) rows.x = arena.zeros<T>(problem_.sources * problem_.padded_channels);
-    if (out_.source) rows.position = arena.zeros<T>(problem_.sources * problem_.dim);
+    if (!out_.x && !out_.source) return rows;
+    rows.first = windows_[strand].first;
+    rows.last = windows_[strand].last;
+    const int64_t size = rows.last - rows.first;
+    if (out_.x) rows.x = arena.zeros<T>(size * problem_.padded_channels);
+    if (out_.source) rows.position = arena.zeros<T>(size * problem_.dim);
     return rows;
   }
 
-  // To be called around a block: the rows of a block have their fixed place in the round.
+  // To be called before and after each block, whose rows have a fixed place in the round.
   void begin_block(int64_t round, int64_t block, SourceRows<T>& rows) const {
     if (staged_) rows.next = slots_between(rounds_[round], block);
   }
@@ -80,38 +78,99 @@ class SourceGradients {
     std::fill(stage_.owner + rows.next, end, -1);
   }
 
-  // Sums a round's rows into the gradients; one thread's share of the sources.
-  void end_round(int64_t round, int64_t thread, int64_t threads) const {
-    if (!staged_) return;
-    const int64_t first = problem_.sources * thread / threads;
-    const int64_t last = problem_.sources * (thread + 1) / threads;
+  // Adds a round's rows to the gradients, for one of several equal shares of the sources.
+  void end_round(int64_t round, int64_t share, int64_t shares) const {
+    const int64_t first = problem_.sources * share / shares;
+    const int64_t last = problem_.sources * (share + 1) / shares;
+    if (round == 0) clear(first, last);
     const int64_t rows = slots_between(rounds_[round], rounds_[round + 1]);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t source = stage_.owner[row];
-      if (source < first || source >= last) continue;
-      add(source, row, stage_);
+      if (source >= first && source < last) add(source, row, stage_);
     }
   }
 
-  // Sums the workers' rows into the gradients; one thread's share of the sources.
-  void finish(const std::vector<const SourceRows<T>*>& workers, int64_t thread) const {
-    if (staged_) return;
-    const int64_t threads = static_cast<int64_t>(workers.size());
-    const int64_t first = problem_.sources * thread / threads;
-    const int64_t last = problem_.sources * (thread + 1) / threads;
-    for (int64_t source = first; source < last; ++source) {
-      if (out_.x) std::fill_n(out_.x + source * problem_.channels, problem_.channels, T(0));
-      if (out_.source) std::fill_n(out_.source + source * problem_.dim, problem_.dim, T(0));
-      for (const SourceRows<T>* rows : workers) add(source, source, *rows);
+  // Adds up the rows of all strands, for one of several equal shares of the sources.
+  void finish(
+      const std::vector<const SourceRows<T>*>& strands, int64_t share, int64_t shares) const {
+    const int64_t first = problem_.sources * share / shares;
+    const int64_t last = problem_.sources * (share + 1) / shares;
+    clear(first, last);
+    for (const SourceRows<T>* rows : strands) {
+      const int64_t end = std::min(last, rows->last);
+      for (int64_t source = std::max(first, rows->first); source < end; ++source) {
+        add(source, source - rows->first, *rows);
+      }
     }
   }
 
  private:
-  int64_t slots_between(int64_t first_block, int64_t last_block) const {
-    const auto target = [&](int64_t block) {
-      return std::min(block * blocks_.size, problem_.targets);
+  // A range that contains the sources of all edges of a strand: first, ..., last - 1.
+  struct Window {
+    int64_t first, last;
+
+    int64_t size() const { return std::max<int64_t>(last - first, 0); }
+  };
+
+  // Computes the windows. Halves the number of strands, down to a few, until their rows are at most
+  // `affordable`. Returns false if they are still more.
+  bool fit_strands(int64_t affordable) {
+    constexpr int64_t kFewest = 8;
+    for (int64_t strand = 0; strand < strands_; ++strand) windows_.push_back(window(strand));
+    const auto total = [&] {
+      int64_t sum = 0;
+      for (const Window& each : windows_) sum += each.size();
+      return sum;
     };
-    return problem_.first_slot(target(last_block)) - problem_.first_slot(target(first_block));
+    while (total() > affordable && strands_ > kFewest) {
+      strands_ /= 2;
+      for (int64_t strand = 0; strand < strands_; ++strand) {
+        const Window &one = windows_[2 * strand], &other = windows_[2 * strand + 1];
+        windows_[strand] = {std::min(one.first, other.first), std::max(one.last, other.last)};
+      }
+      windows_.resize(strands_);
+    }
+    return total() <= affordable;
+  }
+
+  Window window(int64_t strand) const {
+    const Stage all{0, blocks_.count, strands_};
+    const auto slot = [&](int64_t bound) {
+      return problem_.first_slot(blocks_.begin(problem_, all.begin(bound)));
+    };
+    const int64_t end = slot(strand + 1), sources = problem_.sources;
+    int64_t first = sources, last = 0;
+    for (int64_t i = slot(strand); i < end; ++i) {
+      const int64_t source = problem_.index[i];
+      const bool valid = static_cast<uint64_t>(source) < static_cast<uint64_t>(sources);
+      first = std::min(first, valid ? source : sources);
+      last = std::max(last, valid ? source + 1 : 0);
+    }
+    return {first, last};
+  }
+
+  void begin_rounds(int64_t affordable) {
+    int64_t most = 0;
+    for (int64_t block = 0; block < blocks_.count; ++block) {
+      const bool fits = slots_between(rounds_.back(), block + 1) <= affordable;
+      if (!fits && block > rounds_.back()) rounds_.push_back(block);
+      most = std::max(most, slots_between(rounds_.back(), block + 1));
+    }
+    rounds_.push_back(blocks_.count);
+    stage_.x = out_.x ? arena_.take<T>(most * problem_.padded_channels) : nullptr;
+    stage_.position = out_.source ? arena_.take<T>(most * problem_.dim) : nullptr;
+    stage_.owner = arena_.take<int64_t>(most);
+  }
+
+  int64_t slots_between(int64_t first_block, int64_t last_block) const {
+    return problem_.first_slot(blocks_.begin(problem_, last_block)) -
+        problem_.first_slot(blocks_.begin(problem_, first_block));
+  }
+
+  void clear(int64_t first, int64_t last) const {
+    const int64_t count = last - first, channels = problem_.channels, dim = problem_.dim;
+    if (out_.x) std::fill_n(out_.x + first * channels, count * channels, T(0));
+    if (out_.source) std::fill_n(out_.source + first * dim, count * dim, T(0));
   }
 
   void add(int64_t source, int64_t row, const SourceRows<T>& rows) const {
@@ -131,8 +190,10 @@ class SourceGradients {
   const Blocks& blocks_;
   const Gradients<T>& out_;
   Arena arena_;
-  bool staged_;
-  std::vector<int64_t> rounds_;  // the first block of every round, and the end
+  int64_t strands_;
+  bool staged_ = false;
+  std::vector<Window> windows_;  // one per strand
+  std::vector<int64_t> rounds_;  // the first block of every round, and the number of blocks
   SourceRows<T> stage_;
 };
 

@@ -1,4 +1,4 @@
-// A few dozen edges, gathered so that each is one SIMD lane.
+// Tiles of edges, with one edge per SIMD lane.
 #pragma once
 
 #include <atomic>
@@ -7,17 +7,17 @@
 
 namespace ccnn_geo {
 
-// Edges of a tile: many enough to spread the work done once per tile, few enough that all that is
-// computed for them stays in the second-level cache.
+// Edges per tile: enough to amortise the work per tile, and so few that all intermediate results
+// stay in the second-level cache.
 template <typename T>
 constexpr int64_t kTile = 512 / sizeof(T);
 
-// Edges of one target that stand together in a tile.
+// Consecutive edges of one target in a tile.
 struct Run {
   int64_t target, begin, end;
 };
 
-// The edges that a thread is working on.
+// The edges that a thread works on.
 template <typename T>
 class Tile {
  public:
@@ -30,9 +30,9 @@ class Tile {
 
   void clear() { count = num_runs = 0; }
 
-  // Adds edges of a target from `slot` on, until there are no more or the tile is full; returns
-  // where to go on. An empty slot, or an edge outside the kernel's support, contributes nothing to
-  // anything, so that it is left out here.
+  // Adds the edges of a target from `slot` on until there are no more or the tile is full. Returns
+  // the next slot. Empty slots and edges outside the kernel's support are left out, because they
+  // contribute to no result.
   int64_t collect(int64_t target, int64_t slot, int64_t end, std::atomic<bool>& bad_index) {
     if (problem_.sources == 0) {
       bad_index = bad_index || slot < end;
@@ -54,7 +54,7 @@ class Tile {
     return slot + taken;
   }
 
-  // Completes a tile once it is collected: the window's exponents, and idle lanes made harmless.
+  // Computes the exponents of the window and sets the offsets of idle lanes to zero.
   void finish() {
     constexpr T kHigh = static_cast<T>(kHalfLog2E), kLow = static_cast<T>(kHalfLog2E - kHigh);
     const int64_t padded = vectors() * kLanes<T>;
@@ -68,30 +68,31 @@ class Tile {
             Vec<T>::loadu(offset + d * kTile<T> + lane) * Vec<T>(problem_.inverse_sigma[d]);
         square = at::vec::fmadd(scaled, scaled, square);
       }
-      // In two parts: a rounded factor would narrow or widen the window of every edge alike.
+      // The factor is split in two, because its rounding would be a systematic error.
       const Vec<T> decay = at::vec::fmadd(square, Vec<T>(kHigh), square * Vec<T>(kLow));
       decay.store(window_decay + lane);
     }
   }
 
-  // Asks for the rows of a table, [sources, stride], that belong to the tile's sources; they arrive
-  // while the kernel is evaluated. A table that the second-level cache holds needs no asking.
-  // Inlined by force: GCC takes a function that only prefetches for one without effect.
-  [[gnu::always_inline]] void prefetch(const T* rows, int64_t stride) const {
+  // Prefetches the rows of the tile's sources, which arrive while the kernel is evaluated, from a
+  // table [., stride] whose first row belongs to the source `first`. A table that the second-level
+  // cache holds is not prefetched. Inlined by force: GCC would remove the calls of a function that
+  // only prefetches.
+  [[gnu::always_inline]] void prefetch(const T* rows, int64_t stride, int64_t first = 0) const {
 #if defined(__GNUC__)
     constexpr int64_t kLine = 64 / sizeof(T), kCacheBytes = 1 << 20;
     if (problem_.sources * stride * static_cast<int64_t>(sizeof(T)) < kCacheBytes) return;
     for (int64_t edge = 0; edge < count; ++edge) {
-      const T* row = rows + source[edge] * stride;
+      const T* row = rows + (source[edge] - first) * stride;
       for (int64_t c = 0; c < stride; c += kLine) __builtin_prefetch(row + c, 0, 2);
     }
 #else
-    (void)rows, (void)stride;
+    (void)rows, (void)stride, (void)first;
 #endif
   }
 
-  // Gathers the features of the sources into `x`, [edges, padded channels]. `gain`, one padded row
-  // per run, multiplies them where it is given. Idle lanes are set to zero.
+  // Gathers the features of the sources into `x`, [edges, padded channels], multiplied by the rows
+  // of `gain`, one per run, unless it is null. Idle lanes are set to zero.
   void gather(const T* gain) {
     const int64_t whole = problem_.channels / kLanes<T> * kLanes<T>;
     const int64_t rest = problem_.channels - whole, stride = problem_.padded_channels;
@@ -118,7 +119,7 @@ class Tile {
   T* x;             // [kTile, padded C]
 
  private:
-  // Writes `size` edges behind those that are there; tells whether all of them count.
+  // Appends `size` edges without counting them. Returns true if all are valid and inside.
   template <int kDim>
   bool load(const int64_t* index, int64_t target, int64_t size, std::atomic<bool>& bad_index) {
     const int64_t dim = kDim ? kDim : problem_.dim, sources = problem_.sources;
@@ -145,7 +146,7 @@ class Tile {
     return all;
   }
 
-  // Keeps, of the last `size` edges written, those that count.
+  // Counts those of the last `size` appended edges that are valid and inside, and drops the others.
   void compact(int64_t size) {
     const int64_t dim = problem_.dim, first = count;
     for (int64_t i = first; i < first + size; ++i) {

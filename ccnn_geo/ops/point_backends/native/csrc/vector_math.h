@@ -22,8 +22,8 @@ constexpr int64_t round_up(int64_t size, int64_t step) {
   return (size + step - 1) / step * step;
 }
 
-// Flushes denormal numbers to zero for as long as it lives: Gaussians decay into them, and many
-// processors take a hundred cycles for each.
+// Flushes denormal numbers to zero during its lifetime. Gaussians decay to denormal numbers, which
+// take many processors a hundred cycles each.
 class FlushDenormals {
  public:
 #if defined(__SSE2__)
@@ -38,7 +38,7 @@ class FlushDenormals {
 #endif
 };
 
-// Polynomials, lowest power first: minimax fits found with the Remez exchange in 60 digits.
+// Minimax polynomials, lowest power first, computed with the Remez algorithm in 60 digits.
 //   exp2:  2^r on |r| <= 1/2, relative error 1.9e-9 (float), 3.1e-18 (double)
 //   sine:  sin(pi r) / r in r^2 on |r| <= 1/2, relative error 5.3e-9, 2.6e-19
 //   cosine: cos(pi r) in r^2 on |r| <= 1/2, absolute error 4.7e-8, 6.4e-21
@@ -90,7 +90,7 @@ inline Vec<T> polynomial(const T (&coefficients)[kSize], const Vec<T>& x) {
   return sum;
 }
 
-// The value of a vector's bits as another type of the same width.
+// Reinterprets the bits of a vector as another type of the same width.
 template <typename To, typename From>
 inline Vec<To> reinterpret(const Vec<From>& from) {
   static_assert(sizeof(Vec<To>) == sizeof(Vec<From>), "vectors of equal width");
@@ -99,7 +99,7 @@ inline Vec<To> reinterpret(const Vec<From>& from) {
   return to;
 }
 
-// 2^-decay for decay >= 0; below the smallest normal number it stays at that.
+// Returns 2^-decay for decay >= 0, and at least the smallest normal number.
 template <typename T>
 inline Vec<T> exp2_of_minus(const Vec<T>& decay) {
   using C = Coefficients<T>;
@@ -117,12 +117,11 @@ struct Wave {
   Vec<T> sine, cosine;
 };
 
-// 2^-decay times the sine and the cosine of pi times an angle given in half turns.
+// Returns 2^-decay times the sine and the cosine of an angle in half turns.
 //
-// In half turns the reduction to |r| <= 1/2 is exact, whatever the angle: all its error is the
-// rounding of the angle itself. An odd number of half turns flips the sign of both, so that the
-// sign goes into the same integer addition as the exponent of the envelope. The compiler drops the
-// cosine where nobody asks for it.
+// The reduction of half turns to |r| <= 1/2 is exact: the only error is the rounding of the angle
+// itself. An odd number of half turns flips the sign of both, which is part of the same integer
+// addition as the exponent of the envelope. The compiler removes an unused cosine.
 template <typename T>
 inline Wave<T> damped_wave(const Vec<T>& decay, const Vec<T>& half_turns) {
   using C = Coefficients<T>;
