@@ -6,6 +6,7 @@ from torch.nn.functional import gelu
 
 from ccnn_geo import CCNN, SIREN, CKConvMP, FourierNet, MAGNet, knn_graph
 from ccnn_geo.nn import CCNNBlock, ChannelDropout, FlexBlock, Points, S4Block
+from ccnn_geo.nn.blocks import ResidualBlock
 from clouds_helpers import random_clouds
 
 SETTINGS = {"dim": 3, "num_neighbors": 6, "omega_0": 1.0, "window_width": 0.5, "kernel_channels": 4}
@@ -35,6 +36,13 @@ def test_the_block_of_s4_is_its_formula(out_channels):
     block, x, domain = block_and_domain(S4Block, out_channels)
     branch = block.linear(gelu(convolve(block.conv(0), block.norm(x), domain)))
     torch.testing.assert_close(block(x, domain), block.shortcut(x) + branch)
+
+
+def test_a_block_drops_nothing_by_default():
+    conv = CKConvMP(8, 8, **SETTINGS)
+    x = torch.rand(5, 8)
+    for kind in (ResidualBlock, S4Block):
+        assert torch.equal(kind(conv).train().dropout(x), x)
 
 
 def test_the_block_of_the_paper_ends_its_branch_with_another_gelu():

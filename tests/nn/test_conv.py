@@ -315,6 +315,11 @@ def test_it_works_inside_pygs_sequential():
     assert net(x, pos, knn_graph(pos, 5, batch, loop=True)).shape == (20, 2)
 
 
+def test_a_pair_of_features_without_positions_is_refused():
+    with pytest.raises(ValueError, match="Expected `pos` with a graph, got none"):
+        CKConvMP(3, 4, dim=2)((torch.randn(2, 3), None))
+
+
 def test_positions_of_targets_have_to_be_finite_as_well():
     conv = CKConvMP(3, 4, dim=2)
     edge_index = torch.tensor([[0, 1], [0, 0]])

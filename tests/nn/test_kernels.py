@@ -103,6 +103,24 @@ def test_a_seed_fixes_all_weights_and_reset_draws_new_ones(network):
     assert not torch.equal(first.readout.weight, second.readout.weight)
 
 
+def test_a_new_mlp_is_initialised_as_by_its_reset():
+    """PyTorch would draw biases up to 1 / sqrt(64)."""
+    for layer in MLP(2, 64, 3).layers[1:]:
+        assert layer.bias.abs().max() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("network", "omega_0"), [(MAGNet, 50), (GaborNet, 50), (FourierNet, 50), (SIREN, 30)]
+)
+def test_the_default_frequencies_are_the_published_ones(network, omega_0):
+    states = []
+    for arguments in ({}, {"omega_0": omega_0, "num_layers": 3}):
+        torch.manual_seed(0)
+        states.append(network(2, 8, 3, **arguments).state_dict())
+    for one, other in zip(states[0].values(), states[1].values(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_kernels_have_unit_scale_within_a_factor_of_ten(network):
     coordinates = torch.rand(500, 2) * 2 - 1

@@ -285,10 +285,13 @@ class LargestComplex(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["depthwise", "full"])
-def test_memory_for_spectra_stays_under_the_budget_and_blocks_change_nothing(monkeypatch, full):
+@pytest.mark.parametrize(("batch", "channels"), [(6, 16), (40, 8)])
+def test_memory_for_spectra_stays_under_the_budget_and_blocks_change_nothing(
+    monkeypatch, batch, channels, full
+):
     size, taps = (12, 9), (7, 5)
-    x, kernel, _ = operands(size, taps, full=full, batch=6, channels=16)
-    grad = torch.randn(6, 4 if full else 16, *size, dtype=torch.float64)
+    x, kernel, _ = operands(size, taps, full=full, batch=batch, channels=channels)
+    grad = torch.randn(batch, len(kernel), *size, dtype=torch.float64)
     layout = Layout(size, taps, (3, 2), (False, False))
 
     def evaluate():

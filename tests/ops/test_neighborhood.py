@@ -80,6 +80,13 @@ def test_fields_that_do_not_fit_are_refused(arguments, error, match):
         Neighborhood(**{**fitting, **arguments})
 
 
+def test_without_a_degree_or_a_pointer_there_are_no_neighbours():
+    nobody = Neighborhood(torch.empty(0, dtype=torch.int64), num_sources=3, num_targets=2)
+    assert (nobody.degree, nobody.num_slots) == (0, 0)
+    pointer = torch.tensor([0, 2, 3])
+    assert Neighborhood(torch.tensor([0, 1, 2]), 3, 2, pointer=pointer).degree == 0
+
+
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 def test_a_sparse_transposed_adjacency_is_a_graph(layout):

@@ -18,7 +18,12 @@ from ccnn_geo.ops import KernelSupport, MAGNetWeights, Neighborhood, nearest_nei
 from ccnn_geo.ops.point_backends import autograd
 from ccnn_geo.ops.point_backends import torch as torch_backend
 from ccnn_geo.ops.point_backends.operator import magnet_conv
+<<<<<<< HEAD
 from ccnn_geo.ops.point_backends.tiling import Tiles
+=======
+from ccnn_geo.ops.point_backends.registry import is_deterministic
+from ccnn_geo.ops.point_backends.tiling import tiles
+>>>>>>> rest
 from clouds_helpers import random_clouds
 
 WIDTH = 5  # from here on, the leaves of `make_call` are the window's width and the network's
@@ -499,6 +504,17 @@ def test_positions_and_weights_that_are_not_finite_are_refused(evaluation, broke
             conv.convolve_points(x, Points.of(pos, neighbors, weight=weight), with_norm=False)
 
 
+@pytest.mark.parametrize("broken", [0, 1])
+def test_sources_and_targets_have_to_be_finite(broken):
+    x, pos, neighbors = table_with_empty_slots()
+    conv = CKConvMP(3, 4, dim=2, num_neighbors=4).double()
+    parts = (pos.clone(), pos.clone())
+    parts[broken][3] = torch.nan
+    name = ("source", "target")[broken]
+    with pytest.raises(ValueError, match=f"Expected finite {name} positions"):
+        conv.convolve_points(x, Points.of(parts, neighbors), with_norm=False)
+
+
 class Singular(KernelNetwork):
     """A kernel network that is singular at a place, offset zero unless given."""
 
@@ -650,6 +666,15 @@ def test_environment_and_context_choose_the_backend(monkeypatch):
     assert "CCNN_GEO_BACKEND" not in os.environ
     with pytest.raises(ValueError, match="`name` to be one of auto"), ccnn_geo.use_backend("x"):
         pass
+
+
+def test_gradients_are_reproducible_unless_asked_otherwise():
+    assert is_deterministic()
+    with ccnn_geo.use_backend(deterministic=False):
+        assert not is_deterministic()
+        with ccnn_geo.use_backend(deterministic=True):
+            assert is_deterministic()
+    assert is_deterministic()
 
 
 def test_a_backend_that_cannot_run_says_why():

@@ -126,6 +126,19 @@ def test_a_binary_ply_may_have_windows_line_ends_in_its_header(tmp_path):
     assert geometry.faces.tolist() == [[0, 1, 2]]
 
 
+@pytest.mark.parametrize(
+    "element", ["face 0\nproperty list uchar int vertex_indices", "face 0", "mark 3"]
+)
+def test_a_binary_ply_may_have_elements_without_content(tmp_path, element):
+    path = tmp_path / "a.ply"
+    head, body = binary_ply().split(b"end_header\n")
+    head = head[: head.index(b"element face")] + f"element {element}\n".encode()
+    path.write_bytes(head + b"end_header\n" + body)
+    geometry = read_geometry(path)
+    assert geometry.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert geometry.faces is None
+
+
 def test_a_binary_ply_may_end_with_a_face_without_corners(tmp_path):
     path = tmp_path / "a.ply"
     content = binary_ply((0, 1, 2), ())

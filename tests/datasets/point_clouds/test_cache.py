@@ -8,7 +8,7 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -251,6 +251,32 @@ class TestInterruption:
         assert len(folders(tmp_path)) == 1
 
 
+class TestProcesses:
+    @pytest.fixture
+    def processes(self, tmp_path, monkeypatch) -> Callable[[], set[int]]:
+        """Tells the numbers of the processes that sampled something."""
+
+        def noted(self, geometry, name):
+            (tmp_path / f"{os.getpid()}.pid").touch()
+            return original(self, geometry, name)
+
+        original = Sampling.clouds
+        monkeypatch.setattr(Sampling, "clouds", noted)
+        return lambda: {int(path.stem) for path in tmp_path.glob("*.pid")}
+
+    def test_meshes_are_sampled_in_other_processes(self, tmp_path, processes):
+        root = put_classes(tmp_path / "data", "a", "b")
+        PointCloudFolder(root, **OPTIONS | {"num_processes": 2})
+        assert os.getpid() not in processes()
+
+    def test_normals_are_estimated_in_this_process_because_open3d_cannot_be_forked(
+        self, tmp_path, processes
+    ):
+        root = put_classes(tmp_path / "data", "a", "b")
+        PointCloudFolder(root, estimate_normals=True, **OPTIONS | {"num_processes": 2})
+        assert processes() == {os.getpid()}
+
+
 class TestWorkers:
     """Workers end with the process that made them, and where they are told to."""
 
@@ -363,7 +389,17 @@ class TestFullDisk:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("array", [np.zeros((4, 3)), np.zeros((4, 5), "f4"), np.zeros(3, "f4")])
+    @pytest.mark.parametrize(
+        "array",
+        [
+            np.zeros((4, 3)),
+            np.zeros((4, 5), "f4"),
+            np.zeros(3, "f4"),
+            np.zeros((64, 6), "i4"),
+            np.zeros((64, 6), ">f4"),
+        ],
+        ids=["few", "columns", "flat", "integers", "byte order"],
+    )
     def test_a_damaged_cache_is_made_again(self, tmp_path, array):
         put_classes(tmp_path, "a")
         PointCloudFolder(tmp_path, **OPTIONS)

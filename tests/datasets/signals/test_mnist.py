@@ -144,6 +144,10 @@ class TestFiles:
         np.savez(npz, **{**arrays, "train_x": arrays["train_x"] / 255, "test_y": np.arange(10)})
         with pytest.raises(ValueError, match="images `train_x` of shape .*, uint8, got float64"):
             read_mnist(npz)
+        for digit in (-1, 10):
+            np.savez(npz, **{**arrays, "test_y": np.full(len(arrays["test_x"]), digit)})
+            with pytest.raises(ValueError, match=f"digits `test_y` .* from {digit} to {digit}"):
+                read_mnist(npz)
 
     def test_an_idx_file_of_any_shape_is_read(self, tmp_path):
         array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4, 1)

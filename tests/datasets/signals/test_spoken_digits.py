@@ -46,6 +46,12 @@ class TestGrids:
         expected = torch.tensor([[5, -5, 7, 0], [1, 0, 0, 0], [2, -32768, 0, 0]]) / 32768
         assert torch.equal(x, expected.unsqueeze(1))
 
+    def test_a_single_sample_is_kept_on_request(self, tmp_path):
+        np.savez(tmp_path / "fsdd_train.npz", **recording_arrays())
+        np.savez(tmp_path / "fsdd_test.npz", **recording_arrays())
+        data = module(tmp_path, duration=1 / 8000)
+        assert data.test_dataset[0].x.shape == (1, 1, 1)
+
     def test_silence_stays_silent(self, tmp_path):
         np.savez(tmp_path / "fsdd_train.npz", **recording_arrays(samples=np.zeros(6, np.int16)))
         np.savez(tmp_path / "fsdd_test.npz", **recording_arrays())
