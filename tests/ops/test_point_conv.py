@@ -18,12 +18,8 @@ from ccnn_geo.ops import KernelSupport, MAGNetWeights, Neighborhood, nearest_nei
 from ccnn_geo.ops.point_backends import autograd
 from ccnn_geo.ops.point_backends import torch as torch_backend
 from ccnn_geo.ops.point_backends.operator import magnet_conv
-<<<<<<< HEAD
-from ccnn_geo.ops.point_backends.tiling import Tiles
-=======
 from ccnn_geo.ops.point_backends.registry import is_deterministic
-from ccnn_geo.ops.point_backends.tiling import tiles
->>>>>>> rest
+from ccnn_geo.ops.point_backends.tiling import Tiles
 from clouds_helpers import random_clouds
 
 WIDTH = 5  # from here on, the leaves of `make_call` are the window's width and the network's
