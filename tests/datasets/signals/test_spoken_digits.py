@@ -7,6 +7,7 @@ from scipy.io import wavfile
 
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
+from ccnn_geo import CCNN  # noqa: E402
 from ccnn_geo.datasets import SpokenDigitsDataModule  # noqa: E402
 from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
 from datasets_helpers import put_recordings, recording_arrays  # noqa: E402
@@ -65,7 +66,9 @@ class TestGrids:
             assert length == 80 or sample.x[..., length:].eq(0).all()
             assert sample.x[..., length - 1].ne(0).all()
         assert {int(sample.length) for sample in data.test_dataset} >= {40, 80}
-        model = CCNNClassifier(1, 10, dim=1, size=(80,), hidden_channels=4, num_blocks=1).eval()
+        model = CCNNClassifier(
+            CCNN.for_grid(1, 10, size=(80,), hidden_channels=4, num_blocks=1)
+        ).eval()
         sample = next(sample for sample in data.test_dataset if int(sample.length) < 80)
         alone = model.model(sample.x[..., : int(sample.length)])
         torch.testing.assert_close(model(sample), alone, atol=1e-5, rtol=1e-5)
@@ -102,7 +105,9 @@ class TestGrids:
     def test_a_batch_is_classified_with_rescaled_kernels(self, tmp_path):
         put_recordings(tmp_path)
         data = module(tmp_path, subsample=2)
-        model = CCNNClassifier(1, 10, dim=1, size=data.size, hidden_channels=4, num_blocks=1).eval()
+        model = CCNNClassifier(
+            CCNN.for_grid(1, 10, size=data.size, hidden_channels=4, num_blocks=1)
+        ).eval()
         batch = next(iter(data.test_dataloader()))
         expected = model.model(batch.x, spacing=2.0)
         assert torch.equal(model(batch), expected)
