@@ -4,8 +4,8 @@ import copy
 import io
 import itertools
 import math
-from contextlib import nullcontext
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch

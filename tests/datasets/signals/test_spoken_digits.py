@@ -70,7 +70,7 @@ class TestGrids:
             CCNN.for_grid(1, 10, size=(80,), hidden_channels=4, num_blocks=1)
         ).eval()
         sample = next(sample for sample in data.test_dataset if int(sample.length) < 80)
-        alone = model.model(sample.x[..., : int(sample.length)])
+        alone = model.network(sample.x[..., : int(sample.length)])
         torch.testing.assert_close(model(sample), alone, atol=1e-5, rtol=1e-5)
 
     def test_the_test_alone_takes_every_second_sample(self, tmp_path):
@@ -109,9 +109,9 @@ class TestGrids:
             CCNN.for_grid(1, 10, size=data.size, hidden_channels=4, num_blocks=1)
         ).eval()
         batch = next(iter(data.test_dataloader()))
-        expected = model.model(batch.x, spacing=2.0)
+        expected = model.network(batch.x, spacing=2.0)
         assert torch.equal(model(batch), expected)
-        assert not torch.allclose(model.model(batch.x), expected, rtol=1e-3)
+        assert not torch.allclose(model.network(batch.x), expected, rtol=1e-3)
 
     def test_handwritten_digits_are_read_row_by_row_from_no_file(self, tmp_path):
         data = SpokenDigitsDataModule("digits", tmp_path, subsample=2)
