@@ -9,7 +9,7 @@ Points are uniform in a box of side 2; the layer has a Gabor network as its kern
 and as many channels as `--channels` asks for. Every row is measured in a fresh process: the seconds
 of the neighbour search and of the convolution, forward alone and with backward, the peak memory
 above imports and input, and the error relative to the sum over all pairs in float64, at some of the
-points. `knn` is the graph of 256 neighbours, `radius` that of all neighbours within reach.
+points. `knn` is the graph of 256 neighbours, `radius` the graph of all neighbours within reach.
 """
 
 from __future__ import annotations

@@ -143,13 +143,16 @@ def classify(
         neighbors: If True, compensate for it by the number of neighbours.
     """
     neighborhood, weight = compensate_density(
-        batch.pos, batch.batch, batch.ptr.diff() / training_size, model.num_neighbors
+        batch.pos,
+        batch.batch,
+        batch.ptr.diff() / training_size,
+        model.num_neighbors if neighbors else None,
     )
     return model(
         batch.x,
         batch.pos,
         batch.batch,
-        edge_index=neighborhood if neighbors else None,
+        edge_index=neighborhood,
         weight=weight if weights else None,
         batch_size=batch.num_graphs,
     )

@@ -261,23 +261,28 @@ class CCNN(PretrainedModule):
         elif pos_or_graph is not None:
             edge_index = pos_or_graph
         norms: list[Tensor] | None = [] if return_kernel_penalty else None
-        bandlimit = self.bandlimit if bandlimit is None else bandlimit
-        evaluation = self.evaluation if evaluation is None else _check_evaluation(evaluation, False)
+        shared: dict[str, Any] = {
+            "period": period,
+            "weight": weight,
+            "bandlimit": self.bandlimit if bandlimit is None else bandlimit,
+            "norms": norms,
+        }
+        evaluation = _check_evaluation(evaluation or self.evaluation, self.stem.causal)
         domain: Domain
         if pos is None:
-            domain = self._grid(x, spacing, period, mask, lengths, weight, method, norms, bandlimit)
+            domain = self._grid(
+                x, spacing=spacing, mask=mask, lengths=lengths, method=method, **shared
+            )
         elif spacing is not None or mask is not None or lengths is not None:
             raise ValueError("Expected no `spacing`, `mask` or `lengths` with `pos`, got one")
         elif evaluation == "neighbors":
-            domain = self._points(
-                x, pos, batch, edge_index, period, weight, batch_size, norms, bandlimit
-            )
+            domain = self._points(x, pos, batch, edge_index, batch_size=batch_size, **shared)
         elif edge_index is not None:
             raise ValueError("Expected no `edge_index` with `evaluation='nufft'`, got one")
         else:
             tolerance = self.tolerance if tolerance is None else tolerance
             domain = self._all_points(
-                x, pos, batch, weight, batch_size, tolerance, period, bandlimit, norms
+                x, pos, batch, batch_size=batch_size, tolerance=tolerance, **shared
             )
         hidden = domain.convolve(self.stem, self.input_dropout(domain.features(x)))
         hidden = nn.functional.gelu(self.stem_norm(hidden))
@@ -319,10 +324,11 @@ class CCNN(PretrainedModule):
         Returns:
             The network itself.
         """
+        shared: dict[str, Any] = {"period": period, "bandlimit": self.bandlimit}
         domain = (
-            self._grid(x, spacing, period, mask, None, None, "auto", None, self.bandlimit)
+            self._grid(x, spacing=spacing, mask=mask, **shared)
             if pos is None
-            else self._points(x, pos, batch, edge_index, period, None, None, None, self.bandlimit)
+            else self._points(x, pos, batch, edge_index, **shared)
         )
         for conv in self._convolutions():
             conv.normalize_on(domain)
@@ -334,14 +340,13 @@ class CCNN(PretrainedModule):
     def _grid(
         self,
         x: Tensor,
+        *,
         spacing: float | tuple[float, ...] | None,
-        period: float | tuple[float | None, ...] | None,
         mask: Tensor | None,
-        lengths: Tensor | None,
-        weight: Tensor | None,
-        method: str,
-        norms: list[Tensor] | None,
+        lengths: Tensor | None = None,
+        weight: Tensor | None = None,
         bandlimit: Bandlimit,
+        **options: Any,
     ) -> Grid:
         check_signals(x, self.dim, self.in_channels)
         check_finite(x=x if mask is None and lengths is None else None, weight=weight)
@@ -351,18 +356,9 @@ class CCNN(PretrainedModule):
             mask = mask_from_lengths(lengths, x)
         spacing = self.stem.spacing if spacing is None else spacing
         band = grid_bandlimit(bandlimit, spacing, self.dim)
-        grid = Grid.of(
-            x,
-            spacing,
-            period=period,
-            mask=mask,
-            weight=weight,
-            method=method,
-            norms=norms,
-            bandlimit=band,
-        )
+        grid = Grid.of(x, spacing, mask=mask, weight=weight, bandlimit=band, **options)
         if self.stem.causal and any(grid.periodic):
-            raise ValueError(f"Expected no `period` for a causal network, got {period}")
+            raise ValueError(f"Expected no `period` for a causal network, got {options['period']}")
         if mask is not None:
             check_finite(x=grid.features(x))
         grid.count_taps(self._convolutions())
@@ -374,11 +370,12 @@ class CCNN(PretrainedModule):
         pos: Tensor,
         batch: Tensor | None,
         edge_index: Tensor | Neighborhood | None,
+        *,
         period: float | tuple[float | None, ...] | None,
-        weight: Tensor | None,
-        batch_size: int | None,
-        norms: list[Tensor] | None,
+        weight: Tensor | None = None,
+        batch_size: int | None = None,
         bandlimit: Bandlimit,
+        **options: Any,
     ) -> Points:
         _check_any(pos)
         check_points(x, (pos, pos), weight, self.dim, self.in_channels)
@@ -389,6 +386,7 @@ class CCNN(PretrainedModule):
             )
         if batch is not None:
             batch_size = _count_clouds(batch, batch_size, len(pos))
+        band = point_bandlimit(bandlimit, pos, batch)
         return Points.of(
             pos,
             edge_index,
@@ -396,8 +394,8 @@ class CCNN(PretrainedModule):
             weight=weight,
             batch=batch,
             batch_size=batch_size,
-            norms=norms,
-            bandlimit=point_bandlimit(bandlimit, pos, batch),
+            bandlimit=band,
+            **options,
         )
 
     def _all_points(
@@ -405,26 +403,12 @@ class CCNN(PretrainedModule):
         x: Tensor,
         pos: Tensor,
         batch: Tensor | None,
-        weight: Tensor | None,
+        *,
         batch_size: int | None,
-        tolerance: float,
-        period: float | tuple[float | None, ...] | None,
-        bandlimit: Bandlimit,
-        norms: list[Tensor] | None,
+        **options: Any,
     ) -> AllPoints:
         _check_any(pos)
-        points = AllPoints.of(
-            x,
-            pos,
-            batch,
-            channels=self.in_channels,
-            dim=self.dim,
-            weight=weight,
-            tolerance=tolerance,
-            period=period,
-            bandlimit=bandlimit,
-            norms=norms,
-        )
+        points = AllPoints.of(x, pos, batch, channels=self.in_channels, dim=self.dim, **options)
         if batch is None:
             return points
         return replace(points, batch_size=_count_clouds(batch, batch_size, len(pos)))

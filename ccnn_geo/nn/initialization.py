@@ -73,7 +73,7 @@ def normalize_readout(layer: nn.Linear, moment: Tensor, outputs: int) -> None:
     """Scale the readout of a kernel network so that the kernel's squared norm is 1 per output.
 
     Args:
-        layer: The readout, with one row for every kernel value, those of an output together.
+        layer: The readout, with one row per kernel value; rows of the same output are adjacent.
         moment: Second moment of the windowed features, summed over the terms of an output.
         outputs: Number of outputs.
     """

@@ -188,7 +188,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
                 weight=points.weight,
                 with_moment=with_moment,
             )
-        return self._finish(output), self._share_norm(moment, readout, collections)
+        return self._finish(output), _share(_kernel_norm(moment, readout), collections)
 
     def convolve_all_points(
         self, x: Tensor, points: AllPoints, *, with_norm: bool
@@ -216,10 +216,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
             period=points.period,
             with_norm=with_norm or bool(collections),
         )
-        if norm is not None:
-            for norms in collections:
-                norms.append(norm)
-        return self._finish(output), norm
+        return self._finish(output), _share(norm, collections)
 
     def convolve_grid(
         self, x: Tensor, grid: Grid, *, with_norm: bool
@@ -245,7 +242,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
                 signals, kernel, causal=self.causal, periodic=grid.periodic, method=grid.method
             )
         output = self._finish(grid.features(output))
-        return output, self._share_norm(moment, readout, collections)
+        return output, _share(_kernel_norm(moment, readout), collections)
 
     def message(
         self,
@@ -306,18 +303,6 @@ class KernelConvolution(SavedSettings, MessagePassing):
             return linear(output, weight, bias)
         # W (y + b) + c = W y + (W b + c), one pass over the points less.
         return linear(output, weight, torch.addmv(bias, weight, self.bias))
-
-    def _share_norm(
-        self, moment: Tensor | None, readout: Tensor, collections: tuple[list[Tensor], ...]
-    ) -> Tensor | None:
-        """Return the kernel norm and append it to the open collections."""
-        if moment is None:
-            return None
-        rows = readout.flatten(0, -2)
-        norm = ((rows @ moment) * rows).sum()
-        for norms in collections:
-            norms.append(norm)
-        return norm
 
     def _graph_moment(self, points: Points) -> Tensor:
         """Return the second moment of the basis on a graph, without convolving anything."""
@@ -419,3 +404,19 @@ def is_observed(layer: MessagePassing) -> bool:
         or layer._aggregate_forward_pre_hooks
         or layer._aggregate_forward_hooks
     )
+
+
+def _kernel_norm(moment: Tensor | None, readout: Tensor) -> Tensor | None:
+    """Return the squared norm of a kernel from the second moment of its features."""
+    if moment is None:
+        return None
+    rows = readout.flatten(0, -2)
+    return ((rows @ moment) * rows).sum()
+
+
+def _share(norm: Tensor | None, collections: tuple[list[Tensor], ...]) -> Tensor | None:
+    """Append a kernel norm to the open collections, and return it."""
+    if norm is not None:
+        for norms in collections:
+            norms.append(norm)
+    return norm

@@ -10,8 +10,8 @@ from ccnn_geo.ops.neighborhood import Neighborhood
 
 
 def compensate_density(
-    pos: Tensor, batch: Tensor, density: Tensor, num_neighbors: int
-) -> tuple[Neighborhood, Tensor]:
+    pos: Tensor, batch: Tensor, density: Tensor, num_neighbors: int | None
+) -> tuple[Neighborhood | None, Tensor]:
     r"""Return neighbours and quadrature weights for clouds of other densities than in training.
 
     A cloud of relative density :math:`\rho` has :math:`\rho` times as many points within reach of a
@@ -24,18 +24,21 @@ def compensate_density(
         batch: Cloud of every point, sorted, `[N]`.
         density: Density of every cloud relative to the training clouds, `[B]`: on the same surface,
             the ratio of the numbers of points.
-        num_neighbors: Number of neighbours in training, including the point itself.
+        num_neighbors: Number of neighbours in training, including the point itself; None for
+            convolutions over all points, which need no graph.
 
     Returns:
-        The neighbours of every point, and its weight, `[N]`.
+        The neighbours of every point (None if there is no graph), and its weight, `[N]`.
 
     Raises:
         ValueError: If a density is not positive, or not finite.
     """
     if not bool((density.isfinite() & (density > 0)).all()):
         raise ValueError(f"Expected positive finite `density`, got {density.tolist()}")
-    degrees = (num_neighbors * density).round().long().clamp(min=1).tolist()
     weight = density.reciprocal().to(pos)[batch]
+    if num_neighbors is None:
+        return None, weight
+    degrees = (num_neighbors * density).round().long().clamp(min=1).tolist()
     if len(set(degrees)) == 1:
         return nearest_neighbors(pos, degrees[0], batch), weight
     ends = torch.bincount(batch, minlength=len(degrees)).cumsum(0).tolist()

@@ -161,7 +161,7 @@ class _Network(NamedTuple):
         grad_basis: Tensor,
         totals: _Network,
     ) -> Tensor:
-        """Return the gradient of the filters, and add those of the linear maps to `totals`.
+        """Return the gradient of the filters, and add the gradients of the linear maps to `totals`.
 
         Args:
             filters: As for `evaluate`.
@@ -257,7 +257,7 @@ def _differentiable_gradients(ctx, grad_kernel, grad_moment):  # type: ignore[no
 
 
 def _product(leading: Tensor, factors: Tensor) -> Tensor:
-    """Multiply factors of other axes, `[F, N, P]`, with those of the last, `[F, N, Q]`."""
+    """Multiply factors of the other axes, `[F, N, P]`, with factors of the last, `[F, N, Q]`."""
     return torch.bmm(leading.mT, factors).flatten(1)
 
 

@@ -153,7 +153,7 @@ class AxisFilters(NamedTuple):
         return AxisWaves(angles, angles.sin(), centered, envelopes)
 
     def gradients(self, coordinates: Tensor, waves: AxisWaves, grad: Tensor) -> AxisFilters:
-        """Return the gradients of the parts from that of `waves.product()`, `[F, N, K]`."""
+        """Return the gradients of the parts from the gradient of `waves.product()`, `[F, N, K]`."""
         weighted = grad * waves.envelopes
         by_angle = waves.angles.cos().mul_(weighted)
         by_exponent = weighted.mul_(waves.sines).sum(1).mul_(waves.centered)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -12,12 +11,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_jump, kernel_reach
+from ccnn_geo.ops.grid_backends.layout import fast_length
 from ccnn_geo.ops.grid_kernels import render_kernel
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.nufft_backends.finufft import FinufftTransform, is_available, missing_package
 from ccnn_geo.ops.nufft_backends.spreading import SpreadingTransform
 from ccnn_geo.ops.nufft_backends.transform import Modes, Transform, analyze, synthesize
-from ccnn_geo.ops.periodic import Period
+from ccnn_geo.ops.periodic import Period, check_half_period
 
 MEMORY_BUDGET = 4 * 2**30
 """Bytes that the spectra and the sampled kernel of a convolution may take."""
@@ -183,8 +183,8 @@ def _resolution(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return reach and bandwidth of a kernel, with the tolerance divided among the errors.
 
-    What lies beyond the bandwidth is missing, and what lies beyond it once more comes back as an
-    alias of the samples, on every axis.
+    On every axis, frequencies above the bandwidth cause two errors: they are missing from the
+    series, and they alias in the samples of the kernel.
     """
     reach = kernel_reach(support, 0.1 * tolerance)
     share = tolerance / math.sqrt(8 * len(reach))
@@ -194,22 +194,14 @@ def _resolution(
 def _scaled_period(
     period: Period | None, support: KernelSupport, reach: tuple[float, ...]
 ) -> Period:
-    """Return the period per axis in kernel units.
-
-    Raises:
-        ValueError: If a period is shorter than twice the reach of the kernel.
-    """
+    """Return the period per axis in kernel units, at least twice the reach of the kernel."""
     if period is None:
         return (None,) * len(reach)
-    for length, end, scale in zip(period, reach, support.scale, strict=True):
-        if length is not None and length * scale < 2 * end:
-            raise ValueError(
-                f"Expected `period` of at least {2 * end / scale:.4g}, twice the reach of the "
-                f"kernel, got {length:.4g}: choose a smaller extent or a narrower window"
-            )
+    ends = [end / scale for end, scale in zip(reach, support.scale, strict=True)]
+    check_half_period(ends, period)
     return tuple(
-        None if each is None else each * scale
-        for each, scale in zip(period, support.scale, strict=True)
+        None if length is None else length * scale
+        for length, scale in zip(period, support.scale, strict=True)
     )
 
 
@@ -246,9 +238,9 @@ def _box(
         length = max(side + end, 2 * end) if wrap is None else wrap
         if math.isinf(frequency * length):
             return (low + high) / 2, Box((math.inf,) * len(reach), (0,) * len(reach))
-        count = _odd_length(math.ceil(2 * frequency * length) + 1)
+        count = fast_length(math.ceil(2 * frequency * length) + 1, odd=True)
         if wrap is None and frequency > 0:
-            # The step stays that of the bandwidth, so that clouds of equal modes share a kernel.
+            # The step depends on the bandwidth only, so that clouds of equal modes share a kernel.
             length = (count - 1) / (2 * frequency)
         lengths.append(length)
         modes.append(count)
@@ -285,20 +277,6 @@ def _check_memory(
             + ("Choose" if jump > tolerance else "Set a `bandlimit`, or choose")
             + " a larger `tolerance`"
         )
-
-
-@functools.lru_cache(maxsize=1024)
-def _odd_length(length: int) -> int:
-    """Return the smallest odd number not below `length` without a prime factor over 7."""
-    length += 1 - length % 2
-    while True:
-        rest = length
-        for factor in (3, 5, 7):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return length
-        length += 2
 
 
 def _angles(pos: Tensor, center: Tensor, box: Box) -> Tensor:
@@ -385,12 +363,16 @@ def _pair_norm(
 
     The square has twice the bandwidth of the kernel.
     """
-    fine = Box(box.length, tuple(_odd_length(2 * count - 1) for count in box.modes))
+    fine = Box(box.length, tuple(fast_length(2 * count - 1, odd=True) for count in box.modes))
     kernel = _samples(features, readout.flatten(0, -2), support, reach, fine)
     squares = _series(kernel.square().sum(0, keepdim=True), fine)
-    spectra = []
-    for each in angles:
-        ones = each.new_ones(1, len(each), dtype=readout.dtype)
-        spectra.append(analyze(ones, each, transforms(each.detach(), fine.modes), fine.modes))
-    products = (squares * spectra[0] * spectra[1].conj()).real
+
+    def density(points: Tensor) -> Tensor:
+        ones = points.new_ones(1, len(points), dtype=readout.dtype)
+        return analyze(ones, points, transforms(points.detach(), fine.modes), fine.modes)
+
+    source, target = angles
+    here = density(source)
+    there = here if target is source else density(target)
+    products = (squares * here * there.conj()).real
     return 2 * products.sum() - products[..., 0].sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ same offsets wherever the box begins."""
 
 
 class Images(NamedTuple):
-    """The sources of a periodic graph, followed by those of their images that its edges lead to."""
+    """The sources of a periodic graph, followed by the images that its edges start from."""
 
     pos: Tensor
     """Positions of S points and of G images, `[S + G, D]`."""
@@ -123,10 +124,19 @@ def check_reach(support: KernelSupport, period: Period) -> None:
     halves = [math.inf if length is None else _HALF * length for length in period]
     if all(end <= half for end, half in zip(support.extent, halves, strict=True)):
         return  # whatever the window, which may be on a device that would have to be waited for
-    for axis, (end, half) in enumerate(zip(support.reach(), halves, strict=True)):
-        if end > half:
+    check_half_period(support.reach(), period)
+
+
+def check_half_period(reach: Sequence[float], period: Period) -> None:
+    """Check that a reach per axis, in the unit of the period, is at most half a period.
+
+    Raises:
+        ValueError: If it is more.
+    """
+    for axis, (end, length) in enumerate(zip(reach, period, strict=True)):
+        if length is not None and end > _HALF * length:
             raise ValueError(
                 f"Expected `period` of at least twice the reach of the kernel, {end:g} along axis "
-                f"{axis}, got {period[axis]:g}: choose a smaller `extent` or a `window_cutoff`, or "
+                f"{axis}, got {length:g}: choose a smaller `extent` or a `window_cutoff`, or "
                 "repeat the points over several periods"
             )

@@ -181,14 +181,14 @@ class Classifier:
             batch.pos,
             batch.batch,
             torch.full((len(clouds),), density, dtype=torch.float64),
-            self.model.num_neighbors,
+            self.model.num_neighbors if self.model.evaluation == "neighbors" else None,
         )
         x = batch.x.to(next(self.model.parameters()).dtype)
         logits = self.model(
             x,
             batch.pos,
             batch.batch,
-            edge_index=neighbors if self.model.evaluation == "neighbors" else None,
+            edge_index=neighbors,
             weight=weight,
             batch_size=len(clouds),
         )

@@ -267,7 +267,7 @@ class SignalCLI(ExperimentCLI):
     """
 
     def add_network_arguments(self, group: Any) -> None:
-        """Add the arguments of `CCNN.for_grid`, and those of `CCNN` that it passes on."""
+        """Add the arguments of `CCNN.for_grid`, and the arguments of `CCNN` that it passes on."""
         names = group.add_method_arguments(
             CCNN, "for_grid", "network", as_group=False, skip=_NOT_SETTINGS
         )

@@ -1,12 +1,14 @@
 """Clouds on their way to a network, and what the network found important about them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from ccnn_geo import CCNN
 from ccnn_geo.datasets import Geometry, read_geometry
-from ccnn_geo.nn import ModelCard, Preprocessing
+from ccnn_geo.nn import GaussianWindow, ModelCard, Preprocessing
 from ccnn_geo.pretrained.predictor import Classifier
 from ccnn_geo.transforms.functional import normalize_positions
 from datasets_helpers import cloud, open3d
@@ -79,6 +81,22 @@ class TestPredict:
         assert dict(zip(sparse.classes, sparse.probabilities, strict=True)) == pytest.approx(
             dict(zip(dense.classes, dense.probabilities, strict=True)), abs=1e-5
         )
+
+    def test_a_network_over_all_points_needs_no_neighbours(self):
+        points, _ = cloud(50)
+        found = {}
+        for evaluation in ("neighbors", "nufft"):
+            model = classifier(num_points=50)
+            model.model.evaluation, model.model.num_neighbors = evaluation, 50
+            for part in model.model.modules():
+                if isinstance(part, GaussianWindow):
+                    torch.nn.init.constant_(part.log_width, math.log(0.1))
+            predicted = model.predict(Geometry(points))
+            found[evaluation] = [
+                dict(zip(predicted.classes, predicted.probabilities, strict=True))[name]
+                for name in "abc"
+            ]
+        assert found["nufft"] == pytest.approx(found["neighbors"], abs=1e-3)
 
     def test_the_global_generator_is_left_alone(self):
         torch.manual_seed(1)

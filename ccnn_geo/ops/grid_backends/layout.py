@@ -55,10 +55,14 @@ class Layout(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def fast_length(length: int) -> int:
-    """Smallest even number not below `length` with no prime factor over 5."""
-    length += length % 2
-    while _without_factors(length, (2, 3, 5)) > 1:
+def fast_length(length: int, *, odd: bool = False) -> int:
+    """Return the smallest length of a fast FFT that is not below `length`.
+
+    It is even and has no prime factor over 5; or it is odd and has no prime factor over 7.
+    """
+    factors = (3, 5, 7) if odd else (2, 3, 5)
+    length += (length + odd) % 2
+    while _without_factors(length, factors) > 1:
         length += 2
     return length
 

@@ -70,7 +70,8 @@ class Transform:
 class Correlation(NamedTuple):
     """Transforms of the operands of a correlation, placed so that no two wrap into each other.
 
-    The spectrum of the output is that of the input times the conjugate one of the kernel.
+    The spectrum of the output is the spectrum of the input times the conjugate spectrum of the
+    kernel.
     """
 
     kernel: Transform

@@ -135,5 +135,5 @@ def _reversed_leading(spectrum: Tensor, dim: int) -> Tensor:
 
 
 def _reversed(spectrum: Tensor, dim: int) -> Tensor:
-    """Replace m by -m on all axes; those of the last run from -K to 0 instead of 0 to K."""
+    """Replace m by -m on all axes; on the last axis, modes run from -K to 0 instead of 0 to K."""
     return _reversed_leading(spectrum, dim).flip(-1)

@@ -6,8 +6,8 @@ over transposed neighbour lists, which gives the gradients of the features and o
 once. Every sum is then taken in a fixed order, so that results repeat bit by bit. Without
 transposed lists the gradients of features and of source positions are summed by atomics.
 
-Arguments of exponentials and sines are computed in float32, those of sines after whole turns have
-been dropped. Entries of neighbour lists that name no point count as empty slots, because to look
+Arguments of exponentials and sines are computed in float32; whole turns are dropped from arguments
+of sines first. Entries of neighbour lists that name no point count as empty slots, because to look
 for them would make the host wait. Matrix products run on tensor
 cores: each is three products of TF32 (`"tf32x3"`, the default) or six of bfloat16 (`"bf16x6"`),
 both about as exact as float32, or one of TF32 (`"tf32"`, three decimal places). Choose with
