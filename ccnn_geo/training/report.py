@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 import time
+from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -27,12 +31,15 @@ class RunReport(Callback):
     Attributes:
         history: For every completed epoch its number, its duration in seconds (including the
             validation) and the metrics at its end.
+        code: Checksums of the package's sources, one for every version that the run was trained
+            with, see `code_checksum`.
     """
 
     _printed = ("train/loss", "train/accuracy", "val/accuracy")
 
     def __init__(self) -> None:
         self.history: list[dict[str, float]] = []
+        self.code = [code_checksum()]
         self._started = 0.0
         self._earlier_peak: dict[str, float] = {}
 
@@ -51,12 +58,13 @@ class RunReport(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record for a checkpoint."""
-        return {"history": self.history, "peak_memory": self.peak_memory()}
+        return {"history": self.history, "peak_memory": self.peak_memory(), "code": self.code}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the record of a checkpoint."""
         self.history = list(state_dict["history"])
         self._earlier_peak = state_dict["peak_memory"]
+        self.code = list(dict.fromkeys([*state_dict.get("code", ()), *self.code]))
 
     def peak_memory(self) -> dict[str, float]:
         """Return the peak memory of the process, and of its GPU if there is one, in MiB."""
@@ -64,7 +72,7 @@ class RunReport(Callback):
         return {name: max(size, self._earlier_peak.get(name, 0.0)) for name, size in peak.items()}
 
     def summary(self) -> dict[str, Any]:
-        """Return epochs, seconds per epoch, peak memory, versions and the history."""
+        """Return epochs, seconds per epoch, peak memory, versions, code and the history."""
         seconds = [epoch["seconds"] for epoch in self.history]
         return {
             "epochs": len(self.history),
@@ -74,6 +82,7 @@ class RunReport(Callback):
                 "python": platform.python_version(),
                 **{package: version(package) for package in _PACKAGES},
             },
+            "code": self.code,
             "history": self.history,
         }
 
@@ -127,6 +136,20 @@ class ConfusionMatrix(Callback):
         """Add up the counts of all processes."""
         if self._metric is not None:
             self.counts = self._metric.compute().tolist()
+
+
+@cache
+def code_checksum() -> str:
+    """Return a checksum of the sources of `ccnn_geo` and `ccnn_geo.datasets`, 12 digits."""
+    digest = hashlib.sha256()
+    for package in ("ccnn_geo", "ccnn_geo.datasets"):
+        spec = find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for path in sorted(Path(folder).rglob("*")):
+                if path.suffix in (".py", ".cpp", ".h"):
+                    digest.update(f"{package}/{path.relative_to(folder).as_posix()}".encode())
+                    digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _peak_memory() -> dict[str, float]:

@@ -13,9 +13,7 @@ pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
 from ccnn_geo import CCNN  # noqa: E402
-from ccnn_geo.datasets import PointCloudDataModule  # noqa: E402
-from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
-from examples_helpers import EXAMPLES, QUIET, TINY_NETWORK  # noqa: E402
+from examples_helpers import QUIET, TINY_NETWORK  # noqa: E402
 
 TINY = [
     *QUIET, "--data.num_points=32", "--data.points_per_mesh=128", "--trainer.max_epochs=1",
@@ -180,75 +178,3 @@ class TestPeers:
         peers.main()
         report = json.loads(Path("runs/run/seed0/results.json").read_text())
         assert 0 <= report["test"]["accuracy"] <= 1
-
-
-class TestParameterEfficiency:
-    def finished(self, config: str, seed: int, parameters: int, test: float) -> None:
-        folder = Path("runs") / config / f"seed{seed}"
-        folder.mkdir(parents=True)
-        report = {
-            "seed": seed, "parameters": parameters, "test": {"accuracy": test},
-            "val": {"accuracy": 0.9}, "epochs": 30, "seconds_per_epoch": 60.0,
-        }  # fmt: skip
-        (folder / "results.json").write_text(json.dumps(report))
-
-    def test_reports_mean_and_spread_of_the_runs_that_there_are(self, example, monkeypatch, capsys):
-        pytest.importorskip("matplotlib", reason="the extra `viz` is missing").use("agg")
-        efficiency = example("parameter_efficiency")
-        self.finished("modelnet10_4_16", 0, 5957, 0.90)
-        self.finished("modelnet10_4_16", 1, 5957, 0.92)
-        self.finished("modelnet10_dgcnn", 0, 56122, 0.95)
-        monkeypatch.setattr(sys, "argv", [efficiency.__file__, "--only"])
-        efficiency.main()
-        printed = capsys.readouterr().out.splitlines()
-        assert [line.split("  ")[0].strip() for line in printed[2:4]] == ["CCNN 4,16", "DGCNN"]
-        assert "5,957" in printed[2] and "91.00 %" in printed[2] and "± 1.41 %" in printed[2]
-        assert "±" not in printed[3] and "95.00 %" in printed[3] and printed[3].endswith(" 30")
-        content = json.loads(Path("runs/parameter_efficiency.json").read_text())
-        assert content["4_16"]["test"] == [0.90, 0.92]
-        assert Path("runs/parameter_efficiency.png").stat().st_size > 1000
-
-    def test_trains_what_is_not_finished_and_hands_the_other_arguments_on(
-        self, example, monkeypatch
-    ):
-        efficiency = example("parameter_efficiency")
-        self.finished("modelnet10_4_16", 0, 5957, 0.90)
-        commands = []
-        monkeypatch.setattr(
-            efficiency.subprocess, "run", lambda command, check: commands.append(command)
-        )
-        monkeypatch.setattr(efficiency, "draw", lambda results, picture: None)
-        options = ["--only", "4_16", "dgcnn", "--seeds", "0", "1", "--data.name", "arrays"]
-        monkeypatch.setattr(sys, "argv", [efficiency.__file__, *options])
-        efficiency.main()
-        trained = [(Path(command[1]).name, *map(str, command[2:])) for command in commands]
-        settings = [EXAMPLES / "configs" / f"modelnet10_{name}.yaml" for name in ("4_16", "dgcnn")]
-        rest = ("--trainer.default_root_dir=runs", "--data.name", "arrays")
-        assert trained == [
-            ("modelnet40.py", f"--config={settings[0]}", "--seed_everything=1", *rest),
-            ("peers.py", f"--config={settings[1]}", "--seed_everything=0", *rest),
-            ("peers.py", f"--config={settings[1]}", "--seed_everything=1", *rest),
-        ]
-
-    def test_says_that_there_are_no_runs(self, example, monkeypatch):
-        efficiency = example("parameter_efficiency")
-        monkeypatch.setattr(sys, "argv", [efficiency.__file__, "--only"])
-        with pytest.raises(SystemExit, match="no finished runs in runs"):
-            efficiency.main()
-
-    def test_every_entry_has_its_configuration_of_the_size_that_it_says(self, example):
-        entries = example("parameter_efficiency").ENTRIES
-        sizes = {}
-        for name, entry in entries.items():
-            settings = yaml.safe_load((EXAMPLES / "configs" / f"{entry.config}.yaml").read_text())
-            PointCloudDataModule(**settings["data"])
-            if name in ("dgcnn", "pointnet2"):
-                network = example("peers").make_peer(3, 10, **settings["network"])
-            else:
-                network = CCNN(3, 10, dim=3, **settings["network"])
-            CCNNClassifier(network, 10, **settings["model"])
-            sizes[name] = sum(parameter.numel() for parameter in network.parameters())
-        assert {name: sizes[name] for name in ("4_16", "4_32", "4_48")} == {
-            "4_16": 5957, "4_32": 13285, "4_48": 24709,
-        }  # fmt: skip
-        assert sizes["4_140"] > 200_000 and sizes["6_380"] > 2_000_000

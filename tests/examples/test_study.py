@@ -1,0 +1,164 @@
+"""Studies: what is trained, what is resumed, means and spreads, and the figures."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
+
+from ccnn_geo import CCNN  # noqa: E402
+from ccnn_geo.datasets import PointCloudDataModule  # noqa: E402
+from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
+from examples_helpers import EXAMPLES, QUIET, TINY_NETWORK  # noqa: E402
+
+STUDY = """
+title: Two widths
+script: modelnet40.py
+seeds: [0, 1]
+options: {data.name: shapes, trainer.max_epochs: 1}
+configurations:
+  CCNN 4,16: {network.hidden_channels: 16}
+  peer: {script: peers.py, config: configs/modelnet10_dgcnn.yaml, data.points: [1, 2]}
+"""
+
+
+@pytest.fixture
+def study(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("widths.yaml").write_text(STUDY)
+    return example("study")
+
+
+def run(module, monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [module.__file__, *arguments])
+    module.main()
+
+
+def finished(folder: str, seed: int, accuracy: float, **changes) -> None:
+    path = Path("runs/widths") / folder / f"seed{seed}" / "results.json"
+    path.parent.mkdir(parents=True)
+    report = {
+        "seed": seed, "parameters": 5957, "test": {"accuracy": accuracy},
+        "val": {"accuracy": 0.9}, "epochs": 2, "seconds_per_epoch": 900.0,
+        "peak_memory_mib": {"cpu": 512.0}, "code": ["abc"], "split_sizes": {"train": 8},
+        "history": [{"epoch": 0, "val/accuracy": 0.5}, {"epoch": 1, "val/accuracy": 0.9}],
+    }  # fmt: skip
+    path.write_text(json.dumps({**report, **changes}))
+
+
+def test_commands_have_shared_and_own_options_and_the_file_first(study):
+    rows = study.Study.read(Path("widths.yaml")).configurations
+    command = study.Run(rows[0], 1, Path("out")).command(["--data.root=here"])
+    assert command[1:] == [
+        str(EXAMPLES / "modelnet40.py"), "--data.name=shapes", "--trainer.max_epochs=1",
+        "--network.hidden_channels=16", "--name=CCNN_4_16", "--seed_everything=1",
+        "--trainer.default_root_dir=out", "--data.root=here",
+    ]  # fmt: skip
+    command = study.Run(rows[1], 0, Path("out")).command([])
+    assert command[1:3] == [
+        str(EXAMPLES / "peers.py"), f"--config={EXAMPLES / 'configs/modelnet10_dgcnn.yaml'}"
+    ]  # fmt: skip
+    assert "--data.points=[1, 2]" in command
+
+
+def test_reports_mean_and_standard_deviation(study, example, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="the extra `viz` is missing").use("agg")
+    finished("CCNN_4_16", 0, 0.90)
+    finished("CCNN_4_16", 1, 0.92)
+    finished("peer", 0, 0.95, test=None)
+    run(study, monkeypatch, "widths.yaml", "--table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == [
+        "CCNN", "4,16", "5,957", "2", "91.00", "%", "1.41", "%", "90.00", "%", "0.00", "%", "30",
+        "512",
+    ]  # fmt: skip
+    assert lines[3].split() == ["peer", "5,957", "1", "90.00", "%", "30", "512"]
+    content = json.loads(Path("runs/widths/study.json").read_text())
+    assert content["title"] == "Two widths"
+    assert content["configurations"]["CCNN 4,16"]["test"] == [0.90, 0.92]
+    assert Path("runs/widths/study.png").stat().st_size > 1000
+    run(example("parameter_efficiency"), monkeypatch, "runs/widths")
+    assert Path("parameter_efficiency.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("codes", [(["abc"], ["def"]), (["abc"], ["abc", "def"])])
+def test_a_mean_over_different_code_is_refused(study, monkeypatch, codes):
+    for seed, code in enumerate(codes):
+        finished("CCNN_4_16", seed, 0.9, code=code)
+    with pytest.raises(SystemExit, match="runs of one version of the code in runs.widths, got"):
+        run(study, monkeypatch, "widths.yaml", "--table")
+
+
+def test_trains_what_is_missing_and_reports_what_failed(study, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="the extra `viz` is missing").use("agg")
+    finished("CCNN_4_16", 0, 0.90)
+    only = ["--only", "CCNN 4,16", "--seeds", "0", "1"]
+    with pytest.raises(SystemExit, match="Not all runs are finished"):
+        run(study, monkeypatch, "widths.yaml", *only, "--network.hidden_channels=-1")
+    printed = capsys.readouterr().out
+    assert "seed 0: see" not in printed
+    assert "CCNN 4,16, seed 1: ended with status 2, see" in printed
+    assert "`out_channels` >= 1, got -1" in Path("runs/widths/CCNN_4_16/seed1.log").read_text()
+    tiny = [*QUIET, *TINY_NETWORK, "--trainer.limit_train_batches=1", "--data.num_points=16"]
+    with pytest.raises(SystemExit, match="runs of one version of the code"):
+        run(study, monkeypatch, "widths.yaml", *only, *tiny)
+    assert Path("runs/widths/CCNN_4_16/seed1/results.json").is_file()
+
+
+def test_names_a_folder_that_holds_a_run_of_other_settings(study, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="the extra `viz` is missing").use("agg")
+    finished("CCNN_4_16", 0, 0.90)
+    config = Path("runs/widths/CCNN_4_16/seed1/config.yaml")
+    config.parent.mkdir()
+    config.write_text("seed_everything: 5")
+    monkeypatch.setattr(
+        study.subprocess, "run", lambda *_, **__: study.subprocess.CompletedProcess([], 0)
+    )
+    with pytest.raises(SystemExit, match="Not all runs are finished"):
+        run(study, monkeypatch, "widths.yaml", "--only", "CCNN 4,16")
+    assert "seed1 holds a run of other settings; remove it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("[1]", "expected a mapping with `configurations`"),
+        (STUDY + "jobs: 2", r"got \['jobs'\]"),
+        (STUDY.replace("peers.py", "nowhere.py"), "expected the `script` of 'peer' in .*nowhere"),
+        (STUDY.replace("peer:", "CCNN_4.16:").replace("4.16", "4_16"), "that differ in letters"),
+    ],
+    ids=["list", "unknown key", "no script", "same folder"],
+)
+def test_files_that_are_no_studies_are_named(study, monkeypatch, content, match):
+    Path("widths.yaml").write_text(content)
+    with pytest.raises(SystemExit, match=f"widths.yaml: .*{match}"):
+        run(study, monkeypatch, "widths.yaml")
+
+
+def test_says_what_there_is_to_train(study, monkeypatch):
+    with pytest.raises(SystemExit, match=r"some of \['CCNN 4,16', 'peer'\], got \['other'\]"):
+        run(study, monkeypatch, "widths.yaml", "--only", "other")
+    with pytest.raises(SystemExit, match="no finished runs in runs.widths"):
+        run(study, monkeypatch, "widths.yaml", "--table")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((EXAMPLES / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_configurations_of_the_studies_can_be_made(study, example, path):
+    for row in study.Study.read(path).configurations:
+        settings = yaml.safe_load((EXAMPLES / row.options["config"]).read_text())
+        for name, value in row.options.items():
+            if "." in name:
+                group, key = name.split(".")
+                settings[group][key] = value
+        PointCloudDataModule(**settings["data"])
+        make = (
+            example("peers").make_peer
+            if row.script == "peers.py"
+            else lambda *sizes, **options: CCNN(*sizes, dim=3, **options)
+        )
+        CCNNClassifier(make(3, 10, **settings["network"]), 10, **settings["model"])
