@@ -28,6 +28,7 @@ from ccnn_geo.ops import (
 from ccnn_geo.ops.grid_kernels import render_kernel
 from ccnn_geo.ops.grid_positions import per_axis
 from ccnn_geo.ops.kernel_support import Features, Taps
+from ccnn_geo.ops.point_conv import kernel_norm
 
 Initialization = Literal["exact", "paper"]
 
@@ -189,7 +190,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
                 weight=points.weight,
                 with_moment=with_moment,
             )
-        return self._finish(output), _share(_kernel_norm(moment, readout), collections)
+        return self._finish(output), _share(_norm(moment, readout), collections)
 
     def convolve_all_points(
         self, x: Tensor, points: AllPoints, *, with_norm: bool
@@ -243,7 +244,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
                 signals, kernel, causal=self.causal, periodic=grid.periodic, method=grid.method
             )
         output = self._finish(grid.features(output))
-        return output, _share(_kernel_norm(moment, readout), collections)
+        return output, _share(_norm(moment, readout), collections)
 
     def message(
         self,
@@ -410,12 +411,8 @@ def is_observed(layer: MessagePassing) -> bool:
     )
 
 
-def _kernel_norm(moment: Tensor | None, readout: Tensor) -> Tensor | None:
-    """Return the squared norm of a kernel from the second moment of its features."""
-    if moment is None:
-        return None
-    rows = readout.flatten(0, -2)
-    return ((rows @ moment) * rows).sum()
+def _norm(moment: Tensor | None, readout: Tensor) -> Tensor | None:
+    return None if moment is None else kernel_norm(moment, readout)
 
 
 def _share(norm: Tensor | None, collections: tuple[list[Tensor], ...]) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from numbers import Integral
@@ -143,6 +143,34 @@ class Neighborhood:
             return cls(source.contiguous(), num_sources, num_targets, source.numel() // num_targets)
         pointer = torch.nn.functional.pad(degrees.cumsum(0), (1, 0))
         return cls(source.contiguous(), num_sources, num_targets, pointer=pointer)
+
+    @classmethod
+    def complete(
+        cls,
+        clouds: Sequence[tuple[slice, slice]],
+        num_sources: int,
+        *,
+        device: torch.device | str | None = None,
+    ) -> Neighborhood:
+        """Connect every target of a cloud to all sources of the cloud.
+
+        Args:
+            clouds: Sources and targets of every cloud, each from its start to before its stop;
+                targets follow on from one another.
+            num_sources: Number of source points.
+            device: Device of the graph.
+        """
+        sources, degrees = [], []
+        for own, other in clouds:
+            count, targets = own.stop - own.start, other.stop - other.start
+            sources.append(torch.arange(own.start, own.stop, device=device).repeat(targets))
+            degrees.append(torch.full((targets,), count, device=device))
+        index, degree = torch.cat(sources), torch.cat(degrees)
+        lengths = {own.stop - own.start for own, _ in clouds}
+        if len(lengths) == 1:
+            return cls(index, num_sources, len(degree), lengths.pop())
+        pointer = torch.nn.functional.pad(degree.cumsum(0), (1, 0))
+        return cls(index, num_sources, len(degree), pointer=pointer)
 
     @property
     def num_slots(self) -> int:

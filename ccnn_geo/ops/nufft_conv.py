@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -14,10 +14,15 @@ from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_jump, kernel_reach
 from ccnn_geo.ops.grid_backends.layout import fast_length
 from ccnn_geo.ops.grid_kernels import render_kernel
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
+from ccnn_geo.ops.neighborhood import Neighborhood
 from ccnn_geo.ops.nufft_backends.finufft import FinufftTransform, is_available, missing_package
 from ccnn_geo.ops.nufft_backends.spreading import SpreadingTransform
 from ccnn_geo.ops.nufft_backends.transform import Modes, Transform, analyze, synthesize
 from ccnn_geo.ops.periodic import Period, check_half_period
+from ccnn_geo.ops.point_backends import registry as point_backends
+from ccnn_geo.ops.point_conv import kernel_norm, point_conv
+
+Method = Literal["auto", "nufft", "direct"]
 
 MEMORY_BUDGET = 4 * 2**30
 """Bytes that the spectra and the sampled kernel of a convolution may take."""
@@ -29,6 +34,15 @@ BACKENDS: dict[str, Callable[..., Transform]] = {
 
 _FULL_KERNEL_CHUNK = 2**14
 """Modes at which a full kernel is multiplied at a time."""
+
+MAX_PAIRS = 2**25
+"""Pairs of points that are summed one by one at most."""
+
+_PAIR_COST = {"native": 1 / 30, "triton": 1 / 30}
+"""Time of a pair per hidden channel of the kernel, in units of the time of a mode per channel, by
+point backend; see `benchmarks.all_points`."""
+
+_SLOW_PAIR_COST = 1 / 3
 
 
 class Box(NamedTuple):
@@ -52,6 +66,7 @@ def nufft_conv(
     tolerance: float = 1e-3,
     period: Period | None = None,
     with_norm: bool = False,
+    method: Method = "auto",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     r"""Convolve features on points with a continuous kernel, over all pairs of points.
@@ -69,6 +84,9 @@ def nufft_conv(
     from it and from the bandwidth of the kernel, see `kernel_bandwidth`. Gradients reach features,
     positions, weights and all parameters; they can be differentiated again.
 
+    Where clouds are so small that the transforms would take longer, or where no number of modes
+    resolves the kernel, up to `MAX_PAIRS` pairs are summed one by one.
+
     Args:
         x: Features of the sources, `[S, C]`.
         pos: Positions `[N, D]`, or a pair (sources `[S, D]`, targets `[T, D]`).
@@ -81,6 +99,7 @@ def nufft_conv(
         tolerance: Relative error, in (1e-12, 1); computed in float64 below 1e-6.
         period: Period of the positions per axis, None where there is none.
         with_norm: If True, also return the kernel norm.
+        method: `"nufft"`, `"direct"` for the sum pair by pair, or `"auto"` for the faster.
         backend: `"finufft"`, `"torch"`, or `"auto"` for FINUFFT where it is installed.
 
     Returns:
@@ -95,6 +114,8 @@ def nufft_conv(
         RuntimeError: If the requested backend is not installed.
     """
     check_tolerance(tolerance)
+    if method not in get_args(Method):
+        raise ValueError(f"Expected `method` to be one of {get_args(Method)}, got {method!r}")
     if support.shift != 0.0:
         raise ValueError(
             "Expected a kernel that is not causal: a causal kernel ends abruptly at the present, "
@@ -124,6 +145,12 @@ def nufft_conv(
         wrap = _scaled_period(period, support, reach)
         clouds = list(_clouds(source, target, batch))
         boxes = [_box(source[own], target[other], reach, band, wrap) for own, other in clouds]
+        if _sums_pairs(method, clouds, boxes, wrap, readout):
+            graph = Neighborhood.complete(clouds, len(source), device=x.device)
+            output, moment = point_conv(
+                x, pos, graph, features, readout, support, with_moment=with_norm
+            )
+            return output, None if moment is None else kernel_norm(moment, readout)
         _check_memory(boxes, readout, support, band, tolerance)
 
         def transforms(angles: Tensor, modes: Modes) -> Transform:
@@ -158,6 +185,34 @@ def check_tolerance(tolerance: float) -> float:
     if not 1e-12 < tolerance < 1:
         raise ValueError(f"Expected `tolerance` in (1e-12, 1), got {tolerance}")
     return tolerance
+
+
+def _sums_pairs(
+    method: Method,
+    clouds: Sequence[tuple[slice, slice]],
+    boxes: Sequence[tuple[Tensor, Box]],
+    period: Period,
+    readout: Tensor,
+) -> bool:
+    """Return True if pairs are to be summed one by one: if it is asked for, or faster.
+
+    Raises:
+        ValueError: If it is asked for with a period.
+    """
+    if any(length is not None for length in period):
+        if method == "direct":
+            raise ValueError("Expected no `period` with `method='direct'`, got one")
+        return False
+    if method != "auto":
+        return method == "direct"
+    pairs = sum((own.stop - own.start) * (other.stop - other.start) for own, other in clouds)
+    if pairs > MAX_PAIRS:
+        return False
+    if any(0 in box.modes for _, box in boxes):
+        return True  # no number of modes would do
+    backend = point_backends.choose_backend("auto", readout.device, readout.dtype)
+    cost = pairs * readout.size(-1) * _PAIR_COST.get(backend, _SLOW_PAIR_COST)
+    return cost < readout.size(-2) * sum(math.prod(box.modes) for _, box in boxes)
 
 
 def choose_backend(name: str, device: torch.device) -> str:

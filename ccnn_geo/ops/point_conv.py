@@ -108,6 +108,17 @@ def point_conv(
     return output.to(input_dtype), moment if with_moment else None
 
 
+def kernel_norm(moment: Tensor, readout: Tensor) -> Tensor:
+    """Return the squared norm of a kernel from the second moment of its features, a scalar.
+
+    Args:
+        moment: The second moment, see `point_conv`.
+        readout: The last linear layer with its bias, `[..., H + 1]`.
+    """
+    rows = readout.flatten(0, -2)
+    return ((rows @ moment) * rows).sum()
+
+
 def _is_fused(call: PointConv, backend: str) -> bool:
     return (
         backend != "reference"

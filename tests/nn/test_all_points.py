@@ -9,6 +9,8 @@ from ccnn_geo import CCNN, CKConvMP, collect_kernel_norms
 from ccnn_geo.ops import dense_graph, grid_positions
 from clouds_helpers import random_clouds
 
+pytestmark = pytest.mark.usefixtures("transforms")
+
 KERNEL = {"kernel_channels": 6, "window_width": 0.1}
 OMEGA = {1: 4.0, 2: 1.5, 3: 0.7}
 

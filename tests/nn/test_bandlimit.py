@@ -103,6 +103,7 @@ def test_all_evaluations_agree_under_a_bandlimit():
     assert seen
 
 
+@pytest.mark.usefixtures("transforms")
 def test_a_bandlimit_bounds_the_modes():
     conv, (x, pos, _) = (
         make_conv(omega_0=50.0, window_width=0.1),

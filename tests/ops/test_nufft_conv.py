@@ -13,6 +13,8 @@ from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_reach
 from ccnn_geo.ops.nufft_backends import finufft
 from clouds_helpers import random_clouds
 
+pytestmark = pytest.mark.usefixtures("transforms")
+
 CPU = torch.device("cpu")
 missing = finufft.missing_package(CPU)
 BACKENDS = [
@@ -315,3 +317,65 @@ def test_unknown_and_missing_backends_are_refused(monkeypatch):
     with pytest.raises(RuntimeError, match="which is not installed"):
         nufft_conv(x, pos, *make_kernel(), backend="finufft")
     nufft_conv(x, pos, *make_kernel())  # falls back to PyTorch
+
+
+class TestPairByPair:
+    """The sum over pairs where transforms would take longer."""
+
+    @pytest.fixture(autouse=True)
+    def pairs(self, transforms, monkeypatch):
+        monkeypatch.setattr(sys.modules["ccnn_geo.ops.nufft_conv"], "MAX_PAIRS", 2**25)
+
+    def test_is_exact_and_the_default_for_small_clouds(self):
+        call = make_kernel()
+        x, pos, batch = random_clouds(50, 1, 120, dim=2, channels=3)
+        expected, norm = all_pairs(x, pos, *call, batch=batch)
+        for method in ("direct", "auto"):
+            found, found_norm = nufft_conv(
+                x, pos, *call, batch=batch, tolerance=0.1, with_norm=True, method=method
+            )
+            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(found_norm, norm)
+        rough, _ = nufft_conv(x, pos, *call, batch=batch, tolerance=0.1, method="nufft")
+        assert relative_error(rough, expected) > 1e-6
+
+    def test_has_sources_and_targets_of_its_own(self):
+        call = make_kernel()
+        x, source, batch = random_clouds(60, 40, dim=2, channels=3)
+        _, target, _ = random_clouds(70, dim=2)
+        batch = batch * 2  # cloud 1 has no source, cloud 2 no target
+        target_batch = torch.arange(70) // 35
+        weight = torch.rand(100, dtype=torch.float64)
+        pos = source, target
+        expected, norm = all_pairs(x, pos, *call, batch, target_batch, weight)
+        found, found_norm = nufft_conv(
+            x, pos, *call, batch=(batch, target_batch), weight=weight, with_norm=True,
+            method="direct",
+        )  # fmt: skip
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found_norm, norm)
+
+    def test_evaluates_kernels_that_no_number_of_modes_resolves(self):
+        features, readout, _ = make_kernel(1)
+        support = KernelSupport(torch.zeros(1).double(), 1)
+        x, pos, _ = random_clouds(40, dim=1, channels=3)
+        call = features, readout, support
+        expected, _ = all_pairs(x, pos, *call)
+        torch.testing.assert_close(nufft_conv(x, pos, *call, tolerance=1e-9)[0], expected)
+        with pytest.raises(ValueError, match="the kernel ends abruptly"):
+            nufft_conv(x, pos, *call, tolerance=1e-9, method="nufft")
+
+    def test_of_large_clouds_is_left_to_transforms(self):
+        call = make_kernel(1)
+        x, pos, _ = random_clouds(6000, dim=1, channels=3)
+        found, _ = nufft_conv(x, pos, *call, tolerance=0.01)
+        transformed, _ = nufft_conv(x, pos, *call, tolerance=0.01, method="nufft")
+        assert torch.equal(found, transformed)
+
+    def test_knows_no_periods_and_no_other_methods(self):
+        call = make_kernel()
+        x, pos, _ = random_clouds(30, dim=2, channels=3)
+        with pytest.raises(ValueError, match="no `period` with `method='direct'`"):
+            nufft_conv(x, pos, *call, period=(4.0, None), method="direct")
+        with pytest.raises(ValueError, match="Expected `method` to be one of .*got 'fast'"):
+            nufft_conv(x, pos, *call, method="fast")
