@@ -5,8 +5,10 @@ import importlib
 import io
 import re
 import sys
+import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import product
@@ -44,6 +46,33 @@ def cloud(num_points: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     normals = np.random.default_rng(seed).standard_normal((num_points, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     return 3 * normals, normals
+
+
+def make_zip(
+    path: Path, members: dict[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED
+) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_tar(path: Path, members: dict[str, str | bytes]) -> Path:
+    """Makes a tar file, compressed if its name ends with "gz"; names of folders end with "/"."""
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            body = content.encode() if isinstance(content, str) else content
+            member.size = len(body)
+            if name.endswith("/"):
+                member.type = tarfile.DIRTYPE
+            archive.addfile(member, io.BytesIO(body))
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    """Returns the paths of all files in a folder."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def open3d() -> ModuleType:
