@@ -17,11 +17,13 @@ from .point_clouds.shapes import Shapes
 
 if TYPE_CHECKING:
     from .point_clouds.datamodule import PointCloudDataModule
+    from .signals.cifar import CIFARDataModule
     from .signals.dataset import SignalDataModule
     from .signals.mnist import MNISTDataModule
     from .signals.spoken_digits import SpokenDigitsDataModule
 
 __all__ = [
+    "CIFARDataModule",
     "EpochSampler",
     "Geometry",
     "MNISTDataModule",
@@ -40,6 +42,7 @@ __all__ = [
 
 
 _DATA_MODULES = {
+    "CIFARDataModule": "signals.cifar",
     "MNISTDataModule": "signals.mnist",
     "PointCloudDataModule": "point_clouds.datamodule",
     "SignalDataModule": "signals.dataset",
