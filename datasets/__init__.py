@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .signals.dataset import SignalDataModule
     from .signals.mnist import MNISTDataModule
     from .signals.spoken_digits import SpokenDigitsDataModule
+    from .signals.stl10 import STL10DataModule
 
 __all__ = [
     "CIFARDataModule",
@@ -32,6 +33,7 @@ __all__ = [
     "PointCloudDataModule",
     "PointCloudDataset",
     "PointCloudFolder",
+    "STL10DataModule",
     "SampledDataset",
     "Shapes",
     "SignalDataModule",
@@ -45,6 +47,7 @@ _DATA_MODULES = {
     "CIFARDataModule": "signals.cifar",
     "MNISTDataModule": "signals.mnist",
     "PointCloudDataModule": "point_clouds.datamodule",
+    "STL10DataModule": "signals.stl10",
     "SignalDataModule": "signals.dataset",
     "SpokenDigitsDataModule": "signals.spoken_digits",
 }

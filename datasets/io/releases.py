@@ -23,6 +23,7 @@ class Release:
         content: What is read of it, relative to the folder; names of folders end with "/".
         sha256: Its SHA-256 checksum in hexadecimal, if known.
         md5: Its MD5 checksum in hexadecimal, if known.
+        unused: Names of files that are not extracted.
     """
 
     archive: str
@@ -31,6 +32,7 @@ class Release:
     content: tuple[str, ...]
     sha256: str | None = None
     md5: str | None = None
+    unused: tuple[str, ...] = ()
 
     def missing(self, folder: Path) -> list[str]:
         """Return what a folder lacks of the content."""
@@ -91,7 +93,7 @@ def _extracted(root: Path, title: str, release: Release) -> Path:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # an empty folder would count as extracted
         download(release.urls, archive, sha256=release.sha256, md5=release.md5)
-        extract_tar(archive, folder)
+        extract_tar(archive, folder, members=lambda path: path.name not in release.unused)
     if missing := release.missing(folder):
         raise ValueError(
             f"{folder}: expected the content of {title}, got no {', '.join(missing)}; remove the "

@@ -68,9 +68,9 @@ def check_images(
 
 
 def check_labels(
-    path: Path, labels: np.ndarray, name: str, count: int, num_classes: int
+    path: Path, labels: np.ndarray, name: str, count: int, num_classes: int, *, first: int = 0
 ) -> np.ndarray:
-    """Return labels as int64 after a check.
+    """Return class indices, int64, after a check.
 
     Args:
         path: The file, for error messages.
@@ -78,18 +78,20 @@ def check_labels(
         name: Their name, for error messages.
         count: Expected number.
         num_classes: Number of classes.
+        first: Label of the first class.
 
     Raises:
-        ValueError: If they are not as many whole numbers from 0 to the last class.
+        ValueError: If they are not as many whole numbers from the first to the last class.
     """
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: expected whole numbers `{name}` of shape [{count}], got {labels.dtype} of "
             f"shape {list(labels.shape)}"
         )
-    if count and not 0 <= labels.min() <= labels.max() < num_classes:
+    last = first + num_classes - 1
+    if count and not first <= labels.min() <= labels.max() <= last:
         raise ValueError(
-            f"{path}: expected labels `{name}` from 0 to {num_classes - 1}, got {labels.min()} to "
+            f"{path}: expected labels `{name}` from {first} to {last}, got {labels.min()} to "
             f"{labels.max()}"
         )
-    return labels.astype(np.int64)
+    return labels.astype(np.int64) - first
