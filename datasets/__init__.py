@@ -17,11 +17,14 @@ from .point_clouds.shapes import Shapes
 
 if TYPE_CHECKING:
     from .point_clouds.datamodule import PointCloudDataModule
+    from .signals.cifar import CIFARDataModule
     from .signals.dataset import SignalDataModule
     from .signals.mnist import MNISTDataModule
     from .signals.spoken_digits import SpokenDigitsDataModule
+    from .signals.stl10 import STL10DataModule
 
 __all__ = [
+    "CIFARDataModule",
     "EpochSampler",
     "Geometry",
     "MNISTDataModule",
@@ -30,6 +33,7 @@ __all__ = [
     "PointCloudDataModule",
     "PointCloudDataset",
     "PointCloudFolder",
+    "STL10DataModule",
     "SampledDataset",
     "Shapes",
     "SignalDataModule",
@@ -40,8 +44,10 @@ __all__ = [
 
 
 _DATA_MODULES = {
+    "CIFARDataModule": "signals.cifar",
     "MNISTDataModule": "signals.mnist",
     "PointCloudDataModule": "point_clouds.datamodule",
+    "STL10DataModule": "signals.stl10",
     "SignalDataModule": "signals.dataset",
     "SpokenDigitsDataModule": "signals.spoken_digits",
 }

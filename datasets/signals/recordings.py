@@ -14,7 +14,8 @@ from scipy.io import wavfile
 
 from ccnn_geo.files import locked
 
-from ..io.download import download, extract_zip
+from ..io.archives import extract_zip
+from ..io.download import download
 from ..io.npz import read_npz
 from ..io.readers import visible_files
 
