@@ -4,7 +4,7 @@
     python examples/mnist.py --data.form cloud --seed_everything 1
     python examples/mnist.py --data.form masked --test_forms "[cloud]"
     python examples/mnist.py --config examples/configs/mnist_image_small.yaml
-    python examples/mnist.py --config examples/configs/smnist_4_140.yaml --data.root my/mnist
+    python examples/mnist.py --config examples/configs/paper/smnist_4_140.yaml
 
 Without a configuration, a small network is trained on the 8 x 8 digits that are part of the
 package, which takes a minute or two. `--data.name mnist`, as in the configurations, selects MNIST,

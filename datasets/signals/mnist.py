@@ -17,7 +17,13 @@ import numpy as np
 from torch_geometric.transforms import BaseTransform, Compose
 
 from ccnn_geo.files import locked
-from ccnn_geo.transforms.grids import FlattenGrid, GridToPoints, MaskEmptyCells, RandomShift
+from ccnn_geo.transforms.grids import (
+    FlattenGrid,
+    GridToPoints,
+    MaskEmptyCells,
+    NormalizeChannels,
+    RandomShift,
+)
 
 from ..datamodule import check_choice
 from ..epochs import Split
@@ -59,8 +65,8 @@ _UNSIGNED_BYTES = 8
 class MNISTDataModule(ImageDataModule):
     """Handwritten digits as images, as clouds of nonzero pixels, or as sequences of pixels.
 
-    Brightness is from 0 to 1. See `SignalDataModule` for batches and attributes. The forms of a
-    digit of H x W pixels are
+    Brightness is from 0 to 1 unless it is normalized. See `SignalDataModule` for batches and
+    attributes. The forms of a digit of H x W pixels are
 
     - `image`: `x [1, H, W]`;
     - `masked`: an image and a `mask [H, W]` of the nonzero pixels, the others being empty cells;
@@ -83,6 +89,8 @@ class MNISTDataModule(ImageDataModule):
         val_fraction: Fraction of the training split held out for validation.
         train_size: Number of training digits to use; all by default.
         max_shift: Largest random shift of training digits along each axis, in pixels.
+        normalize: If True, MNIST's mean 0.1307 is subtracted from the brightness, which is then
+            divided by its deviation 0.3081. Not for `masked` and `cloud`, whose zeros are empty.
         download: If True, the official files are downloaded if they are missing.
 
     Raises:
@@ -105,12 +113,15 @@ class MNISTDataModule(ImageDataModule):
         val_fraction: float = 0.1,
         train_size: int | None = None,
         max_shift: int = 0,
+        normalize: bool = False,
         download: bool = True,
     ) -> None:
         check_choice("name", name, get_args(DigitsName))
         check_choice("form", form, get_args(DigitsForm))
         if max_shift < 0:
             raise ValueError(f"Expected `max_shift` >= 0, got {max_shift}")
+        if normalize and form in ("masked", "cloud"):
+            raise ValueError(f"Expected `normalize` to be False for `form` {form!r}, got True")
         super().__init__(
             Path("data") / name if root is None else Path(root),
             batch_size=batch_size,
@@ -124,6 +135,7 @@ class MNISTDataModule(ImageDataModule):
         self.form: DigitsForm = form
         self.permutation_seed = permutation_seed
         self.max_shift = max_shift
+        self.normalize = normalize
         self.download = download
 
     def read(self) -> tuple[Signals, Signals, Sequence[str]]:
@@ -134,7 +146,11 @@ class MNISTDataModule(ImageDataModule):
 
     def transform(self, split: Split) -> BaseTransform:
         """Return the transform from an image to the form, with random shifts for training."""
-        shift = [RandomShift(self.max_shift)] if split == "train" and self.max_shift else []
+        steps: list[BaseTransform] = []
+        if split == "train" and self.max_shift:
+            steps.append(RandomShift(self.max_shift))
+        if self.normalize:
+            steps.append(NormalizeChannels([0.1307], [0.3081]))
         forms: dict[DigitsForm, list[BaseTransform]] = {
             "image": [],
             "masked": [MaskEmptyCells()],
@@ -142,7 +158,7 @@ class MNISTDataModule(ImageDataModule):
             "sequential": [FlattenGrid()],
             "permuted": [FlattenGrid(self.permutation_seed)],
         }
-        return Compose([*shift, *forms[self.form]])
+        return Compose([*steps, *forms[self.form]])
 
 
 def read_digits() -> tuple[Signals, Signals]:

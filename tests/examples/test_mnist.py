@@ -78,47 +78,12 @@ def test_learns_from_real_mnist(run, shared_data):
 def network(settings: dict, size: tuple[int, ...]) -> CCNN:
     """The network of a configuration for signals of this size."""
     arguments = dict(settings["network"])
+    arguments.pop("embedding")
     block = CCNN.argument_classes[arguments.pop("block")]
     return CCNN.for_grid(1, 10, size=size, block=block, **arguments)
 
 
 class TestConfigs:
-    @pytest.mark.parametrize(
-        ("name", "form", "omega_0", "learning_rate", "kernel_l2", "dropout", "input_dropout"),
-        [
-            ("smnist", "sequential", 2976.49, 0.01, 1e-6, 0.1, 0.0),
-            ("pmnist", "permuted", 2985.63, 0.02, 0.0, 0.0, 0.2),
-        ],
-    )
-    @pytest.mark.parametrize(
-        ("size", "blocks", "hidden", "kernel"), [("4_140", 4, 140, 32), ("6_380", 6, 380, 64)]
-    )
-    def test_hold_the_published_hyperparameters(
-        self, settings, name, form, omega_0, learning_rate, kernel_l2, dropout, input_dropout,
-        size, blocks, hidden, kernel,
-    ):  # fmt: skip
-        content = settings(f"{name}_{size}")
-        network, model = content["network"], content["model"]
-        data, trainer = content["data"], content["trainer"]
-        assert (data["name"], data["form"], data["batch_size"]) == ("mnist", form, 100)
-        assert (trainer["max_epochs"], trainer["accumulate_grad_batches"]) == (210, 1)
-        shape = (network["num_blocks"], network["hidden_channels"], network["kernel_channels"])
-        assert shape == (blocks, hidden, kernel)
-        assert (network["omega_0"], network["kernel_size"], network["causal"]) == (
-            omega_0,
-            "same",
-            True,
-        )
-        assert (model["learning_rate"], model["warmup_epochs"]) == (learning_rate, 10)
-        assert (network["window_width"], model["window_lr_ratio"]) == (0.075, 1)
-        assert (model["kernel_l2"], network["dropout"]) == (kernel_l2, dropout)
-        assert (network["input_dropout"], network["elementwise_dropout"]) == (input_dropout, False)
-
-    @pytest.mark.parametrize("name", ["smnist_4_140", "pmnist_4_140"])
-    def test_make_the_published_model(self, settings, name):
-        model = network(settings(name), (784,))
-        assert sum(parameter.numel() for parameter in model.parameters()) == 198_769
-
     @pytest.mark.parametrize("form", ["image", "masked", "sequential", "cloud"])
     def test_small_ones_are_small_and_say_how_small(self, settings, form):
         name = f"mnist_{form}_small"

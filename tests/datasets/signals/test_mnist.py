@@ -275,3 +275,13 @@ def test_reads_the_real_digits(shared_data):
     assert train.x.shape == (7000, 1, 28, 28)
     assert test.x.shape == (1500, 1, 28, 28)
     assert np.bincount(test.y, minlength=10).min() > 100
+
+
+def test_normalized_brightness_has_the_published_mean_and_deviation():
+    plain, normalized = (MNISTDataModule("digits", normalize=each) for each in (False, True))
+    for module in (plain, normalized):
+        module.setup()
+    x, expected = normalized.test_dataset[3].x, (plain.test_dataset[3].x - 0.1307) / 0.3081
+    torch.testing.assert_close(x, expected)
+    with pytest.raises(ValueError, match="`normalize` to be False for `form` 'cloud', got True"):
+        MNISTDataModule("digits", form="cloud", normalize=True)
