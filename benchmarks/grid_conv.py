@@ -2,17 +2,21 @@
 
     python -m benchmarks.grid_conv                  # all parts
     python -m benchmarks.grid_conv --only layers    # the layer for sequences of growing length
+    python -m benchmarks.grid_conv --only networks  # whole networks for the same sequences
     python -m benchmarks.grid_conv --only nvidia    # the layer beside nvsubquadratic's, 1-D to 3-D
     python -m benchmarks.grid_conv --only long      # a sequence of 1,048,576 steps
     python -m benchmarks.grid_conv --only choice    # whether `method="auto"` chooses well
     python -m benchmarks.grid_conv --fit            # constants for `grid_backends/cost.py`
 
-The first part is the paper's Tables 5 and 6 for one layer: time forward and with backward and peak
-memory above that after the imports, every row in a fresh process, medians of repeats. Sequences are
-in batches of 8; the local network has as many blocks as it takes to see the whole sequence.
+The layers are those of the paper's Table 6, the networks those of Table 5: time forward and with
+backward and peak memory above that after the imports, every row in a fresh process, medians of
+repeats. Sequences are in batches of 8. The global CNN has a discrete kernel as long as the sequence
+in place of every continuous one; the local CNN has kernels of 5, pooling, and as many blocks as it
+takes to see the whole sequence.
 
-The second part has the same number of taps in both layers, from every cell to all others, kernel
-networks of one width, and one thread. The layers take turns; medians of the work that they do.
+The part beside nvsubquadratic has the same number of taps in both layers, from every cell to all
+others, kernel networks of one width, and one thread. The layers take turns; medians of the work
+that they do.
 `pip install --no-deps nvsubquadratic einops omegaconf` brings the other layer.
 """
 
@@ -30,7 +34,7 @@ from torch import Tensor, nn
 
 from benchmarks import grid_choice, harness
 from benchmarks.grid_peers import S4D, NvidiaCKConv
-from ccnn_geo import CKConvMP
+from ccnn_geo import CCNN, CKConvMP
 from ccnn_geo.nn import PointwiseLinear
 from ccnn_geo.ops import grid_conv
 
@@ -43,8 +47,15 @@ LAYERS = {
     "discrete-fft": "discrete global kernel, FFT",
     "discrete-conv1d": "discrete global kernel, conv1d",
     "s4d": "S4D, 64 states",
+}
+NETWORKS = {
+    "ccnn": "CCNN, windows as initialised",
+    "ccnn-full": "CCNN, kernels as long as the input",
+    "global": "global CNN",
     "local": "local CNN",
 }
+BLOCKS = {140: 4, 380: 6}
+CLASSES = 10
 GRIDS = (
     ((4096,), 8, 140), ((16_000,), 8, 140), ((32, 32), 8, 140), ((64, 64), 8, 140),
     ((24, 24, 24), 1, 32), ((24, 24, 24), 8, 32),
@@ -58,10 +69,12 @@ LONG_CHANNELS = 16
 class DiscreteConv(nn.Module):
     """A depthwise kernel with one parameter per tap, as long as the input, and a linear layer."""
 
-    def __init__(self, channels: int, length: int, method: str) -> None:
+    def __init__(
+        self, channels: int, length: int, method: str, *, out_channels: int | None = None
+    ) -> None:
         super().__init__()
         self.kernel = nn.Parameter(torch.randn(channels, length - 1 + length % 2) / length**0.5)
-        self.mixing = PointwiseLinear(channels, channels)
+        self.mixing = PointwiseLinear(channels, out_channels or channels)
         self.method = method
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,9 +91,53 @@ def local_blocks(length: int) -> int:
     return math.ceil(math.log2(length / 5))
 
 
+class GlobalBlock(nn.Module):
+    """The residual block of a CCNN with a discrete kernel (paper, Fig. 7)."""
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.BatchNorm1d(channels),
+            DiscreteConv(channels, length, "fft"),
+            nn.GELU(),
+            PointwiseLinear(channels, channels),
+            nn.GELU(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the branch to sequences `[B, C, L]`."""
+        return x + self.branch(x)
+
+
+class Classifier(nn.Module):
+    """A body for sequences, and a linear readout of the mean over their steps."""
+
+    def __init__(self, *body: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*body)
+        self.head = nn.Linear(channels, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify sequences `[B, C, L]`."""
+        return self.head(self.body(x).mean(-1))
+
+
+def global_network(channels: int, length: int) -> nn.Module:
+    """The CCNN with discrete kernels as long as the input."""
+    return Classifier(
+        DiscreteConv(1, length, "fft", out_channels=channels),
+        nn.BatchNorm1d(channels),
+        nn.GELU(),
+        *(GlobalBlock(channels, length) for _ in range(BLOCKS[channels])),
+        nn.BatchNorm1d(channels),
+        channels=channels,
+    )
+
+
 def local_network(channels: int, length: int) -> nn.Module:
     """Depthwise-separable convolutions of kernel 5 with pooling by 2."""
-    return nn.Sequential(
+    return Classifier(
+        nn.Conv1d(1, channels, 5, padding=2),
         *(
             nn.Sequential(
                 nn.Conv1d(channels, channels, 5, padding=2, groups=channels),
@@ -90,7 +147,8 @@ def local_network(channels: int, length: int) -> nn.Module:
                 nn.MaxPool1d(2),
             )
             for _ in range(local_blocks(length))
-        )
+        ),
+        channels=channels,
     )
 
 
@@ -98,6 +156,14 @@ def make_layer(name: str, channels: int, length: int) -> nn.Module:
     """The layer or network of a row, on sequences `[B, C, L]`."""
     if name == "local":
         return local_network(channels, length)
+    if name == "global":
+        return global_network(channels, length)
+    if name.startswith("ccnn"):
+        return CCNN.for_grid(
+            1, CLASSES, size=length, hidden_channels=channels, num_blocks=BLOCKS[channels],
+            kernel_channels=KERNEL_CHANNELS[channels], omega_0=1000.0,
+            window_cutoff=0.0 if name == "ccnn-full" else 0.1,
+        )  # fmt: skip
     if name == "s4d":
         return S4D(channels)
     if name.startswith("discrete"):
@@ -119,7 +185,9 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     torch.set_num_threads(case["threads"])
     before = harness.peak_bytes(device)
     layer = make_layer(case["layer"], case["channels"], case["length"]).to(device)
-    x = torch.randn(BATCH, case["channels"], case["length"], device=device, requires_grad=True)
+    channels = 1 if case["layer"] in NETWORKS else case["channels"]
+    x = torch.randn(BATCH, channels, case["length"], device=device)
+    x.requires_grad_(case["layer"] in LAYERS)
 
     def forward() -> None:
         with torch.no_grad():
@@ -273,15 +341,15 @@ def long(arguments: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
     return report
 
 
-def layers(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
-    """Measure and print every layer at every length."""
+def layers(arguments: argparse.Namespace, titles: dict[str, str], threads: int) -> dict[str, Any]:
+    """Measure and print every layer or network at every length."""
     device = torch.device(arguments.device)
     torch.set_num_threads(threads)
     report: dict[str, Any] = {"machine": harness.machine(device), "rows": []}
     print(f"{harness.machine(device)}, batches of {BATCH}")
     for channels in arguments.channels:
         table = []
-        for name, title in LAYERS.items():
+        for name, title in titles.items():
             results: list[dict[str, Any]] = []
             for length in arguments.lengths:
                 case = {
@@ -300,7 +368,7 @@ def layers(arguments: argparse.Namespace, threads: int) -> dict[str, Any]:
                 results.append(result)
                 blocks = f", {local_blocks(length)} blocks" if name == "local" else ""
                 table.append([f"{title}{blocks}", f"{length:,}", *cells(result)])
-            if name == "continuous-full":
+            if name.endswith("-full"):
                 report[f"exponent_{channels}"] = growth(arguments.lengths, results)
         print(f"\n{channels} channels:\n")
         harness.show_table(["layer", "length", "forward", "with backward", "peak memory"], table)
@@ -333,7 +401,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--only", choices=["layers", "nvidia", "long", "choice"], help="one part instead of all"
+        "--only",
+        choices=["layers", "networks", "nvidia", "long", "choice"],
+        help="one part instead of all",
     )
     parser.add_argument("--fit", action="store_true", help="measure the constants of the choice")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -348,7 +418,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
-        "--timeout", type=float, default=60, help="seconds for one row of the layers"
+        "--timeout", type=float, default=60, help="seconds for one row of the layers and networks"
     )
     parser.add_argument("--json", type=Path, help="write the measurements to this file")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -364,7 +434,9 @@ def main() -> None:
     costs = grid_choice.fit(device, arguments.threads or 1) if arguments.fit else None
     threads = arguments.threads or torch.get_num_threads()
     if arguments.only in (None, "layers"):
-        report["layers"] = layers(arguments, threads)
+        report["layers"] = layers(arguments, LAYERS, threads)
+    if arguments.only in (None, "networks"):
+        report["networks"] = layers(arguments, NETWORKS, threads)
     if arguments.only in (None, "nvidia"):
         report["nvidia"] = nvidia(arguments)
     if arguments.only in (None, "long"):
