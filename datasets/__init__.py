@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .signals.cifar import CIFARDataModule
     from .signals.dataset import SignalDataModule
     from .signals.mnist import MNISTDataModule
+    from .signals.speech_commands import SpeechCommandsDataModule
     from .signals.spoken_digits import SpokenDigitsDataModule
     from .signals.stl10 import STL10DataModule
 
@@ -37,6 +38,7 @@ __all__ = [
     "SampledDataset",
     "Shapes",
     "SignalDataModule",
+    "SpeechCommandsDataModule",
     "SpokenDigitsDataModule",
     "read_geometry",
     "read_off",
@@ -49,6 +51,7 @@ _DATA_MODULES = {
     "PointCloudDataModule": "point_clouds.datamodule",
     "STL10DataModule": "signals.stl10",
     "SignalDataModule": "signals.dataset",
+    "SpeechCommandsDataModule": "signals.speech_commands",
     "SpokenDigitsDataModule": "signals.spoken_digits",
 }
 

@@ -19,7 +19,7 @@ class Release:
     Attributes:
         archive: Its name.
         urls: Its addresses, in order of preference.
-        folder: Name of the folder to which it is extracted.
+        folders: Names of folders that may hold its content; it is extracted to the first one.
         content: What is read of it, relative to the folder; names of folders end with "/".
         sha256: Its SHA-256 checksum in hexadecimal, if known.
         md5: Its MD5 checksum in hexadecimal, if known.
@@ -28,7 +28,7 @@ class Release:
 
     archive: str
     urls: tuple[str, ...]
-    folder: str
+    folders: tuple[str, ...]
     content: tuple[str, ...]
     sha256: str | None = None
     md5: str | None = None
@@ -50,7 +50,7 @@ def find_release(
 
     The first of these that exists is used, of several releases in the given order:
 
-    1. the content of a release in `root`, or in its folder within `root`;
+    1. the content of a release in `root`, or in one of its folders within `root`;
     2. the archive of a release in `root`, which is extracted there;
     3. the archive of the first release, which is downloaded to `root`.
 
@@ -69,18 +69,20 @@ def find_release(
             message describes the manual download.
     """
     for release in releases:
-        for folder in (root, root / release.folder):
+        for folder in (root, *(root / name for name in release.folders)):
             missing = release.missing(folder)
             if not missing:
                 return release, folder
             if len(missing) < len(release.content):
                 raise FileNotFoundError(
                     f"{folder}: expected all of {title}, got no {', '.join(missing)}; put them "
-                    f"there, or remove the folder to extract {release.archive} anew"
+                    f"there, or remove the others to extract {release.archive} anew"
                 )
     there = [release for release in releases if (root / release.archive).is_file()]
     if not fetch and not there:
-        forms = [f"{each.folder}, {each.archive} (from {each.urls[0]})" for each in releases]
+        forms = [
+            f"{', '.join(each.folders)}, {each.archive} (from {each.urls[0]})" for each in releases
+        ]
         raise FileNotFoundError(f"Expected {title} in {root}: {', '.join(forms)}, got none of them")
     release = (there or releases)[0]
     return release, _extracted(root, title, release)
@@ -88,7 +90,7 @@ def find_release(
 
 def _extracted(root: Path, title: str, release: Release) -> Path:
     """Extract the archive, which is downloaded if it is missing."""
-    archive, folder = root / release.archive, root / release.folder
+    archive, folder = root / release.archive, root / release.folders[0]
     with locked(root / ".ccnn_geo", setting="root"):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # an empty folder would count as extracted

@@ -27,7 +27,7 @@ _BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
 
 def _release(archive: str, folder: str, content: list[str], md5: str) -> Release:
-    return Release(archive, (f"{_HOST}/{archive}",), folder, tuple(content), md5=md5)
+    return Release(archive, (f"{_HOST}/{archive}",), (folder,), tuple(content), md5=md5)
 
 
 # Each as binary files and as pickles.

@@ -33,7 +33,7 @@ _CLASSES = "airplane bird car cat deer dog horse monkey ship truck".split()
 _RELEASE = Release(
     "stl10_binary.tar.gz",
     ("http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",),
-    "stl10_binary",
+    ("stl10_binary",),
     ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"),
     md5="91f7769df0f17e558f3565bffb0c7dfb",
     unused=("unlabeled_X.bin",),

@@ -23,12 +23,13 @@ def release(host, archive):
     content = archive.read_bytes()
     host.files["set.tar.gz"] = content
     urls = (f"{host.url}/absent", f"{host.url}/set.tar.gz")
-    return Release("set.tar.gz", urls, "set", CONTENT, md5=hashlib.md5(content).hexdigest())
+    return Release("set.tar.gz", urls, ("set",), CONTENT, md5=hashlib.md5(content).hexdigest())
 
 
 @pytest.fixture
 def other():
-    return Release("other.tar.gz", ("http://127.0.0.1:9/other",), "other", ("train", "test"))
+    urls = ("http://127.0.0.1:9/other",)
+    return Release("other.tar.gz", urls, ("other", "inner/other"), ("train", "test"))
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_is_refused_with_a_wrong_checksum(release, root, key):
     assert not (root / "set").exists()
 
 
-@pytest.mark.parametrize("folder", ["", "other"])
+@pytest.mark.parametrize("folder", ["", "other", "inner/other"])
 def test_extracted_content_is_preferred_to_an_archive(release, other, root, archive, folder):
     put(root / folder / "train")
     put(root / folder / "test")
@@ -105,7 +106,7 @@ def test_an_archive_that_is_cut_short_is_named(release, root, archive):
 def test_all_forms_are_named_where_nothing_is_found(release, other, root):
     message = (
         f"Expected Set in {root}: set, set.tar.gz (from {release.urls[0]}), "
-        f"other, other.tar.gz (from {other.urls[0]}), got none of them"
+        f"other, inner/other, other.tar.gz (from {other.urls[0]}), got none of them"
     )
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         find_release(root, "Set", [release, other], fetch=False)
