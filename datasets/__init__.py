@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .signals.speech_commands import SpeechCommandsDataModule
     from .signals.spoken_digits import SpokenDigitsDataModule
     from .signals.stl10 import STL10DataModule
+    from .signals.time_series import TimeSeriesDataModule
 
 __all__ = [
     "CIFARDataModule",
@@ -40,6 +41,7 @@ __all__ = [
     "SignalDataModule",
     "SpeechCommandsDataModule",
     "SpokenDigitsDataModule",
+    "TimeSeriesDataModule",
     "read_geometry",
     "read_off",
 ]
@@ -53,6 +55,7 @@ _DATA_MODULES = {
     "SignalDataModule": "signals.dataset",
     "SpeechCommandsDataModule": "signals.speech_commands",
     "SpokenDigitsDataModule": "signals.spoken_digits",
+    "TimeSeriesDataModule": "signals.time_series",
 }
 
 

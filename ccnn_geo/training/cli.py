@@ -251,7 +251,7 @@ class ExperimentCLI(LightningCLI):
 class PointCloudCLI(ExperimentCLI):
     """An `ExperimentCLI` that trains a `CCNN` on point clouds.
 
-    The data module has an attribute `num_features`. See `ExperimentCLI` for the arguments.
+    The data module has attributes `num_features` and `dim`. See `ExperimentCLI` for the arguments.
     """
 
     def add_network_arguments(self, group: Any) -> None:
@@ -260,7 +260,8 @@ class PointCloudCLI(ExperimentCLI):
 
     def make_network(self, data: Any) -> nn.Module:
         """Make a `CCNN`."""
-        return CCNN(data.num_features, data.num_classes, dim=3, **_ccnn_arguments(self.config))
+        arguments = _ccnn_arguments(self.config)
+        return CCNN(data.num_features, data.num_classes, dim=data.dim, **arguments)
 
 
 class SignalCLI(ExperimentCLI):

@@ -52,10 +52,11 @@ class CCNNModule(pl.LightningModule):
             training data, see `nn.frequency_penalty`.
 
     Shapes:
-        - **input:** a batch of B clouds with `x [N, C_in]`, `pos [N, D]` and `batch [N]`; or of B
-          grids with `x [B, C_in, *S]` and, optionally, `mask [B, *S]`, the occupied cells,
-          `length [B]`, the lengths of padded sequences, and `spacing [B]` or `[B, D]`, the common
-          step of all grids. Token numbers are whole numbers; pairs are consecutive, `[2 B, ...]`
+        - **input:** a batch of B clouds with `x [N, C_in]`, `pos [N, D]`, `batch [N]` and,
+          optionally, quadrature weights `weight [N]`; or of B grids with `x [B, C_in, *S]` and,
+          optionally, `mask [B, *S]`, the occupied cells, `length [B]`, the lengths of padded
+          sequences, and `spacing [B]` or `[B, D]`, the common step of all grids. Token numbers are
+          whole numbers; pairs are consecutive, `[2 B, ...]`
         - **output:** the output of the network
 
     Raises:
@@ -129,7 +130,8 @@ class CCNNModule(pl.LightningModule):
                 lengths=data.length if "length" in data else None,
             )
         batch_size = data.num_graphs if isinstance(data, Batch) else 1
-        return self.network(x, data.pos, data.batch, batch_size=batch_size)
+        weight = {"weight": data.weight} if "weight" in data else {}
+        return self.network(x, data.pos, data.batch, batch_size=batch_size, **weight)
 
     @property
     def _embeds(self) -> bool:

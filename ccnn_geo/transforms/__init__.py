@@ -22,10 +22,13 @@ from ccnn_geo.transforms.grids import (
     ResizeImage,
 )
 from ccnn_geo.transforms.mesh import EstimateNormals, NormalizePositions, SampleMesh, StackFeatures
+from ccnn_geo.transforms.series import DropTimes, EvenTimes, TrapezoidWeights
 from ccnn_geo.transforms.voxels import Voxelize, VoxelsToPoints
 
 __all__ = [
+    "DropTimes",
     "EstimateNormals",
+    "EvenTimes",
     "FlattenGrid",
     "GaussianJitter",
     "GridToPoints",
@@ -42,6 +45,7 @@ __all__ = [
     "ResizeImage",
     "SampleMesh",
     "StackFeatures",
+    "TrapezoidWeights",
     "VoxelsToPoints",
     "Voxelize",
 ]

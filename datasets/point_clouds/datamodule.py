@@ -171,6 +171,8 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
             "test": self._split(test, everything, plain, train=False, seed=self.sampling_seed),
         }
 
+    dim = 3
+
     @property
     def num_features(self) -> int:
         """Number of input channels, 6 with normals and 3 without."""
