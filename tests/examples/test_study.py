@@ -5,13 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
-from ccnn_geo import CCNN  # noqa: E402
-from ccnn_geo.datasets import PointCloudDataModule  # noqa: E402
-from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
 from examples_helpers import EXAMPLES, QUIET, TINY_NETWORK  # noqa: E402
 
 STUDY = """
@@ -148,17 +144,10 @@ def test_says_what_there_is_to_train(study, monkeypatch):
 @pytest.mark.parametrize(
     "path", sorted((EXAMPLES / "studies").glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_configurations_of_the_studies_can_be_made(study, example, path):
+def test_command_lines_accept_the_configurations_of_the_studies(study, run_example, capsys, path):
     for row in study.Study.read(path).configurations:
-        settings = yaml.safe_load((EXAMPLES / row.options["config"]).read_text())
-        for name, value in row.options.items():
-            if "." in name:
-                group, key = name.split(".")
-                settings[group][key] = value
-        PointCloudDataModule(**settings["data"])
-        make = (
-            example("peers").make_peer
-            if row.script == "peers.py"
-            else lambda *sizes, **options: CCNN(*sizes, dim=3, **options)
-        )
-        CCNNClassifier(make(3, 10, **settings["network"]), 10, **settings["model"])
+        options = study.Run(row, 0, Path("runs")).command([])[2:]
+        with pytest.raises(SystemExit) as stop:
+            run_example(Path(row.script).stem, *options, "--print_config")
+        assert stop.value.code == 0, capsys.readouterr().err
+        assert f"name: {row.folder}" in capsys.readouterr().out
