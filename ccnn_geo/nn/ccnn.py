@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ccnn_geo.nn.bandlimit import Bandlimit, grid_bandlimit, point_bandlimit
+from ccnn_geo.nn.bandlimit import Bandlimit
 from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
-from ccnn_geo.nn.checks import check_finite, check_points, check_signals
 from ccnn_geo.nn.conv import CKConvMP
-from ccnn_geo.nn.domains import AllPoints, Domain, Grid, Points, mask_from_lengths
+from ccnn_geo.nn.domains import Domain, Grid, Points
 from ccnn_geo.nn.grid_arguments import training_grid
+from ccnn_geo.nn.inputs import all_points_domain, grid_domain, points_domain
 from ccnn_geo.nn.kernel_convolution import Initialization
 from ccnn_geo.nn.kernels import KernelNetwork
 from ccnn_geo.nn.penalty import kernel_penalty
-from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear, reset_linear
-from ccnn_geo.ops import Neighborhood, nearest_neighbors
+from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear, compare_pairs, reset_linear
+from ccnn_geo.nn.tokens import TokenEmbedding
+from ccnn_geo.ops import Neighborhood
 from ccnn_geo.ops.nufft_conv import check_tolerance
 from ccnn_geo.pretrained.model import PretrainedModule, remember_arguments
 
@@ -67,11 +67,18 @@ class CCNN(PretrainedModule):
         tolerance: Relative error of each convolution with `evaluation="nufft"`.
         bandlimit: Frequency at which sines of the kernels are attenuated by half, unless `forward`
             is told otherwise, see `CKConvMP.forward`.
+        num_embeddings: Number of tokens if the features are token numbers, one for every point or
+            cell (`in_channels` = 1), of which a learnt embedding makes `hidden_channels` features.
+            Token 0 is padding and becomes zero.
+        pairs: If True, two consecutive clouds or grids form a pair that is classified together, by
+            their pooled features u, v, u * v and u - v (`Tay et al. 2021
+            <https://arxiv.org/abs/2011.04006>`_).
 
     Shapes:
         - **input:** features `[N, C_in]`, positions `[N, D]` in the unit of `extent`, clouds `[N]`;
           or signals `[B, C_in, *S]` on a grid of D axes
-        - **output:** `[B, C_out]`; without a readout `[N, C_out]` or `[B, C_out, *S]`
+        - **output:** `[B, C_out]`, for pairs `[B / 2, C_out]`; without a readout `[N, C_out]` or
+          `[B, C_out, *S]`
 
     Raises:
         ValueError: If an argument is out of range.
@@ -107,6 +114,8 @@ class CCNN(PretrainedModule):
         evaluation: Evaluation = "neighbors",
         tolerance: float = 1e-3,
         bandlimit: Bandlimit = None,
+        num_embeddings: int | None = None,
+        pairs: bool = False,
     ) -> None:
         super().__init__()
         if num_blocks < 1:
@@ -115,6 +124,12 @@ class CCNN(PretrainedModule):
             raise ValueError(f"Expected `out_channels` >= 1, got {out_channels}")
         if readout not in ("mean", "max", None):
             raise ValueError(f"Expected `readout` to be 'mean', 'max' or None, got {readout!r}")
+        if pairs and readout is None:
+            raise ValueError("Expected a `readout` with `pairs`, got None")
+        if num_embeddings is not None and in_channels != 1:
+            raise ValueError(
+                f"Expected `in_channels` = 1 with `num_embeddings`, the tokens, got {in_channels}"
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.dim = dim
@@ -123,6 +138,8 @@ class CCNN(PretrainedModule):
         self.evaluation = _check_evaluation(evaluation, causal)
         self.tolerance = check_tolerance(tolerance)
         self.bandlimit = bandlimit
+        self.num_embeddings = num_embeddings
+        self.pairs = pairs
 
         def convolution(channels: int) -> CKConvMP:
             values = channels if separable else channels * hidden_channels
@@ -143,8 +160,11 @@ class CCNN(PretrainedModule):
                 initialization=initialization,
             )
 
+        self.embedding = (
+            None if num_embeddings is None else TokenEmbedding(num_embeddings, hidden_channels)
+        )
         self.input_dropout = ChannelDropout(input_dropout, elementwise=True)
-        self.stem = convolution(in_channels)
+        self.stem = convolution(in_channels if self.embedding is None else hidden_channels)
         self.stem_norm = nn.BatchNorm1d(hidden_channels)
         self.blocks = nn.ModuleList(
             block(
@@ -155,7 +175,7 @@ class CCNN(PretrainedModule):
             for _ in range(num_blocks)
         )
         self.norm = nn.BatchNorm1d(hidden_channels) if block.prenorm else nn.Identity()
-        self.head = PointwiseLinear(hidden_channels, out_channels)
+        self.head = PointwiseLinear((4 if pairs else 1) * hidden_channels, out_channels)
         reset_linear(self.head)
 
     @classmethod
@@ -188,6 +208,8 @@ class CCNN(PretrainedModule):
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
+        if self.embedding is not None:
+            self.embedding.reset_parameters()
         self.stem.reset_parameters()
         self.stem_norm.reset_parameters()
         for block in self.blocks:
@@ -260,8 +282,12 @@ class CCNN(PretrainedModule):
             pos = cast(Tensor | None, pos_or_graph)
         elif pos_or_graph is not None:
             edge_index = pos_or_graph
+        if self.embedding is not None:
+            x = self.embedding(x)
         norms: list[Tensor] | None = [] if return_kernel_penalty else None
         shared: dict[str, Any] = {
+            "dim": self.dim,
+            "channels": self.stem.in_channels,
             "period": period,
             "weight": weight,
             "bandlimit": self.bandlimit if bandlimit is None else bandlimit,
@@ -270,18 +296,19 @@ class CCNN(PretrainedModule):
         evaluation = _check_evaluation(evaluation or self.evaluation, self.stem.causal)
         domain: Domain
         if pos is None:
-            domain = self._grid(
-                x, spacing=spacing, mask=mask, lengths=lengths, method=method, **shared
-            )
+            spacing = self.stem.spacing if spacing is None else spacing
+            domain = grid_domain(x, spacing, mask=mask, lengths=lengths, method=method, **shared)
+            domain.count_taps(self._convolutions())
         elif spacing is not None or mask is not None or lengths is not None:
             raise ValueError("Expected no `spacing`, `mask` or `lengths` with `pos`, got one")
         elif evaluation == "neighbors":
-            domain = self._points(x, pos, batch, edge_index, batch_size=batch_size, **shared)
+            graph = self.num_neighbors if edge_index is None else edge_index
+            domain = points_domain(x, pos, batch, graph, batch_size=batch_size, **shared)
         elif edge_index is not None:
             raise ValueError("Expected no `edge_index` with `evaluation='nufft'`, got one")
         else:
             tolerance = self.tolerance if tolerance is None else tolerance
-            domain = self._all_points(
+            domain = all_points_domain(
                 x, pos, batch, batch_size=batch_size, tolerance=tolerance, **shared
             )
         hidden = domain.convolve(self.stem, self.input_dropout(domain.features(x)))
@@ -292,7 +319,8 @@ class CCNN(PretrainedModule):
         if self.readout is None:
             logits = domain.output(self.head(hidden))
         else:
-            logits = self.head(domain.pool(hidden, self.readout))
+            pooled = domain.pool(hidden, self.readout)
+            logits = self.head(compare_pairs(pooled) if self.pairs else pooled)
         return logits if norms is None else (logits, kernel_penalty(norms))
 
     @torch.no_grad()
@@ -324,94 +352,27 @@ class CCNN(PretrainedModule):
         Returns:
             The network itself.
         """
-        shared: dict[str, Any] = {"period": period, "bandlimit": self.bandlimit}
-        domain = (
-            self._grid(x, spacing=spacing, mask=mask, **shared)
-            if pos is None
-            else self._points(x, pos, batch, edge_index, **shared)
-        )
+        if self.embedding is not None:
+            x = self.embedding(x)
+        shared: dict[str, Any] = {
+            "dim": self.dim,
+            "channels": self.stem.in_channels,
+            "period": period,
+            "bandlimit": self.bandlimit,
+        }
+        domain: Grid | Points
+        if pos is None:
+            spacing = self.stem.spacing if spacing is None else spacing
+            domain = grid_domain(x, spacing, mask=mask, **shared)
+        else:
+            graph = self.num_neighbors if edge_index is None else edge_index
+            domain = points_domain(x, pos, batch, graph, **shared)
         for conv in self._convolutions():
             conv.normalize_on(domain)
         return self
 
     def _convolutions(self) -> list[CKConvMP]:
         return [module for module in self.modules() if isinstance(module, CKConvMP)]
-
-    def _grid(
-        self,
-        x: Tensor,
-        *,
-        spacing: float | tuple[float, ...] | None,
-        mask: Tensor | None,
-        lengths: Tensor | None = None,
-        weight: Tensor | None = None,
-        bandlimit: Bandlimit,
-        **options: Any,
-    ) -> Grid:
-        check_signals(x, self.dim, self.in_channels)
-        check_finite(x=x if mask is None and lengths is None else None, weight=weight)
-        if lengths is not None:
-            if mask is not None:
-                raise ValueError("Expected `lengths` or a `mask`, got both")
-            mask = mask_from_lengths(lengths, x)
-        spacing = self.stem.spacing if spacing is None else spacing
-        band = grid_bandlimit(bandlimit, spacing, self.dim)
-        grid = Grid.of(x, spacing, mask=mask, weight=weight, bandlimit=band, **options)
-        if self.stem.causal and any(grid.periodic):
-            raise ValueError(f"Expected no `period` for a causal network, got {options['period']}")
-        if mask is not None:
-            check_finite(x=grid.features(x))
-        grid.count_taps(self._convolutions())
-        return grid
-
-    def _points(
-        self,
-        x: Tensor,
-        pos: Tensor,
-        batch: Tensor | None,
-        edge_index: Tensor | Neighborhood | None,
-        *,
-        period: float | tuple[float | None, ...] | None,
-        weight: Tensor | None = None,
-        batch_size: int | None = None,
-        bandlimit: Bandlimit,
-        **options: Any,
-    ) -> Points:
-        _check_any(pos)
-        check_points(x, (pos, pos), weight, self.dim, self.in_channels)
-        check_finite(x=x, pos=pos, weight=weight)
-        if edge_index is None:
-            edge_index = nearest_neighbors(
-                pos, self.num_neighbors, batch, ordered=False, period=period
-            )
-        if batch is not None:
-            batch_size = _count_clouds(batch, batch_size, len(pos))
-        band = point_bandlimit(bandlimit, pos, batch)
-        return Points.of(
-            pos,
-            edge_index,
-            period=period,
-            weight=weight,
-            batch=batch,
-            batch_size=batch_size,
-            bandlimit=band,
-            **options,
-        )
-
-    def _all_points(
-        self,
-        x: Tensor,
-        pos: Tensor,
-        batch: Tensor | None,
-        *,
-        batch_size: int | None,
-        **options: Any,
-    ) -> AllPoints:
-        _check_any(pos)
-        points = AllPoints.of(x, pos, batch, channels=self.in_channels, dim=self.dim, **options)
-        if batch is None:
-            return points
-        return replace(points, batch_size=_count_clouds(batch, batch_size, len(pos)))
 
     def extra_repr(self) -> str:
         """Show what the layers would not."""
@@ -424,23 +385,3 @@ def _check_evaluation(evaluation: Evaluation, causal: bool) -> Evaluation:
     if causal and evaluation == "nufft":
         raise ValueError("Expected `evaluation` 'neighbors' for a causal network, got 'nufft'")
     return evaluation
-
-
-def _check_any(pos: Tensor) -> None:
-    if isinstance(pos, Tensor) and len(pos) == 0:
-        raise ValueError("Expected at least one point in `pos`, got none")
-
-
-def _count_clouds(batch: Tensor, batch_size: int | None, num_points: int) -> int:
-    """Return the number of clouds, none of which may be empty."""
-    if batch.shape != (num_points,) or batch.dtype != torch.int64:
-        raise ValueError(
-            f"Expected `batch` of shape [{num_points}] and type int64, got {list(batch.shape)} and "
-            f"{batch.dtype}"
-        )
-    clouds = int(batch[-1]) + 1 if batch_size is None else batch_size
-    if not batch.is_cuda and not torch.compiler.is_compiling():
-        empty = (torch.bincount(batch, minlength=clouds) == 0).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(f"Expected every cloud in `batch` to have points, {empty} have none")
-    return clouds

@@ -213,8 +213,6 @@ class CKConvMP(KernelConvolution):
         grid = Grid.of(
             x, spacing, period=period, mask=mask, weight=weight, method=method, bandlimit=band
         )
-        if self.causal and any(grid.periodic):
-            raise ValueError(f"Expected no `period` for a causal convolution, got {period}")
         features = grid.features(x)
         check_finite(x=features, weight=weight)
         output, norm = self.convolve_grid(features, grid, with_norm=return_kernel_norm)

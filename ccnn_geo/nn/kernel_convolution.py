@@ -27,7 +27,7 @@ from ccnn_geo.ops import (
 )
 from ccnn_geo.ops.grid_kernels import render_kernel
 from ccnn_geo.ops.grid_positions import per_axis
-from ccnn_geo.ops.kernel_support import Features
+from ccnn_geo.ops.kernel_support import Features, Taps
 
 Initialization = Literal["exact", "paper"]
 
@@ -143,9 +143,10 @@ class KernelConvolution(SavedSettings, MessagePassing):
     @torch.no_grad()
     def normalize_on(self, domain: Points | Grid) -> None:
         """Scale the kernel so that its squared norm is 1 for every output on a domain."""
-        moment = (
-            self._graph_moment(domain) if isinstance(domain, Points) else self._grid_moment(domain)
-        )
+        if isinstance(domain, Points):
+            moment = self._graph_moment(domain)
+        else:
+            moment = self._grid_moment(domain.spacing, domain.taps_of(self), domain.bandlimit)
         self._normalize(moment)
 
     def convolve_points(
@@ -321,9 +322,13 @@ class KernelConvolution(SavedSettings, MessagePassing):
         )
         return cast(Tensor, moment)
 
-    def _grid_moment(self, grid: Grid) -> Tensor:
-        _, moment = self._render(grid, self.readout()[:0], with_moment=True)
-        return cast(Tensor, moment)
+    def _grid_moment(
+        self, spacing: tuple[float, ...], taps: Taps, bandlimit: tuple[float, ...] | None
+    ) -> Tensor:
+        """Return the second moment of the basis at the taps of a grid."""
+        support = self.support()
+        offsets = support.tap_offsets(spacing, taps)
+        return second_moment(support, offsets, self._features(bandlimit))
 
     # Sizes that follow from windows, which training changes: the compiler would have to prove for
     # every crop that a product of counts divides a size, and fails to for D > 1.
@@ -346,15 +351,14 @@ class KernelConvolution(SavedSettings, MessagePassing):
 
     def _initial_moment(self) -> Tensor:
         """Return the second moment at the taps of the own grid, or at offsets typical of clouds."""
-        support, features = self.support(), self._features(None)
         if self.spacing is None:
-            return cloud_moment(support, features, self.num_neighbors)
-        return second_moment(support, support.tap_offsets(self.spacing, self._own_taps()), features)
+            return cloud_moment(self.support(), self._features(None), self.num_neighbors)
+        return self._grid_moment(self.spacing, self._own_taps(), None)
 
     def _normalize(self, moment: Tensor) -> None:
         normalize_readout(self.kernel.readout, moment, self.readout().size(0))
 
-    def _own_taps(self) -> tuple[tuple[int, int], ...]:
+    def _own_taps(self) -> Taps:
         """Return the taps on the grid that the layer is made for, per axis before and after 0."""
         return self.support().taps(cast(tuple, self.spacing), (2**62,) * self.dim)
 

@@ -33,6 +33,18 @@ def reset_linear(layer: nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
+def compare_pairs(features: Tensor) -> Tensor:
+    """Return u, v, u * v and u - v of consecutive rows u and v, `[2 B, C]` to `[B, 4 C]`.
+
+    Raises:
+        ValueError: If the number of rows is odd.
+    """
+    if len(features) % 2:
+        raise ValueError(f"Expected `pairs` of clouds or grids, got {len(features)} of them")
+    first, second = features.unflatten(0, (-1, 2)).unbind(1)
+    return torch.cat([first, second, first * second, first - second], -1)
+
+
 class ChannelDropout(nn.Module):
     """Drop whole channels of a cloud or grid: every point of it loses the same ones.
 

@@ -37,7 +37,10 @@ _EXPECTED_WARNINGS = (
     ".*could not find the monitored key",
 )
 # Arguments that follow from the data, and those that YAML cannot express.
-_NOT_SETTINGS = {"in_channels", "out_channels", "dim", "size", "spacing", "block", "kernel"}
+_NOT_SETTINGS = {
+    "in_channels", "out_channels", "dim", "size", "spacing", "num_embeddings", "pairs", "block",
+    "kernel",
+}  # fmt: skip
 
 
 class ExperimentCLI(LightningCLI):
@@ -263,7 +266,10 @@ class PointCloudCLI(ExperimentCLI):
 class SignalCLI(ExperimentCLI):
     """An `ExperimentCLI` that trains a `CCNN` on signals on grids, or on the cells as points.
 
-    The data module has attributes `num_features` and `size`. See `ExperimentCLI` for the arguments.
+    Token numbers are embedded, unless `--network.embedding false` passes them on as one channel.
+
+    The data module has attributes `num_features`, `num_embeddings`, `pairs` and `size`. See
+    `ExperimentCLI` for the arguments.
     """
 
     def add_network_arguments(self, group: Any) -> None:
@@ -273,11 +279,24 @@ class SignalCLI(ExperimentCLI):
         )
         passed = {name.removeprefix("network.") for name in names}
         _add_ccnn_arguments(group, skip={"extent", *passed})
+        group.add_argument(
+            "--network.embedding",
+            type=bool,
+            default=True,
+            help="Embed token numbers, if the data are tokens.",
+        )
 
     def make_network(self, data: Any) -> nn.Module:
         """Make a `CCNN` for grids of the data's size."""
+        arguments = _ccnn_arguments(self.config)
+        embedding = arguments.pop("embedding")
         return CCNN.for_grid(
-            data.num_features, data.num_classes, size=data.size, **_ccnn_arguments(self.config)
+            data.num_features,
+            data.num_classes,
+            size=data.size,
+            num_embeddings=data.num_embeddings if embedding else None,
+            pairs=data.pairs,
+            **arguments,
         )
 
 

@@ -6,7 +6,7 @@ import math
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,7 +17,9 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch_geometric.data import Batch, Data
 
-from ccnn_geo.nn import CKConvMP
+from ccnn_geo.nn import CCNN, CKConvMP
+from ccnn_geo.nn.bandlimit import grid_bandlimit, point_bandlimit
+from ccnn_geo.nn.frequencies import frequency_penalty
 from ccnn_geo.nn.penalty import collect_kernel_norms, kernel_penalty
 from ccnn_geo.pretrained.model import PretrainedModule
 from ccnn_geo.training.checkpoints import load_network
@@ -46,12 +48,14 @@ class CCNNModule(pl.LightningModule):
         warmup_epochs: Number of epochs of the warm-up; at most half of all epochs.
         weight_decay: Weight decay of the linear layers that are not part of a kernel network.
         kernel_l2: Weight of the penalty on the generated kernels.
+        frequency_penalty: Weight of the penalty on kernels above the Nyquist frequency of the
+            training data, see `nn.frequency_penalty`.
 
     Shapes:
         - **input:** a batch of B clouds with `x [N, C_in]`, `pos [N, D]` and `batch [N]`; or of B
           grids with `x [B, C_in, *S]` and, optionally, `mask [B, *S]`, the occupied cells,
           `length [B]`, the lengths of padded sequences, and `spacing [B]` or `[B, D]`, the common
-          step of all grids
+          step of all grids. Token numbers are whole numbers; pairs are consecutive, `[2 B, ...]`
         - **output:** the output of the network
 
     Raises:
@@ -67,6 +71,7 @@ class CCNNModule(pl.LightningModule):
         warmup_epochs: float = 5,
         weight_decay: float = 0.0,
         kernel_l2: float = 0.0,
+        frequency_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         if learning_rate <= 0:
@@ -76,19 +81,22 @@ class CCNNModule(pl.LightningModule):
             ("warmup_epochs", warmup_epochs),
             ("weight_decay", weight_decay),
             ("kernel_l2", kernel_l2),
+            ("frequency_penalty", frequency_penalty),
         ):
             if value < 0:
                 raise ValueError(f"Expected `{name}` >= 0, got {value}")
-        if kernel_l2 > 0 and not any(isinstance(each, CKConvMP) for each in network.modules()):
-            raise ValueError(
-                f"Expected `kernel_l2` = 0 for a network without CKConvMP, got {kernel_l2}"
-            )
+            penalty = name in ("kernel_l2", "frequency_penalty") and value > 0
+            if penalty and not any(isinstance(each, CKConvMP) for each in network.modules()):
+                raise ValueError(
+                    f"Expected `{name}` = 0 for a network without CKConvMP, got {value}"
+                )
         self.network = network
         self.learning_rate = learning_rate
         self.window_lr_ratio = window_lr_ratio
         self.warmup_epochs = warmup_epochs
         self.weight_decay = weight_decay
         self.kernel_l2 = kernel_l2
+        self.frequency_penalty = frequency_penalty
         self.seed = torch.initial_seed()
 
     @classmethod
@@ -112,7 +120,7 @@ class CCNNModule(pl.LightningModule):
         """Evaluate the network on a batch of clouds or grids, or on a single one."""
         if data.x is None:
             raise ValueError(f"Expected `x` in a batch, got {sorted(data.keys())}")
-        x = data.x.to(self.dtype)
+        x = data.x if self._embeds else data.x.to(self.dtype)
         if data.pos is None:
             return self.network(
                 x,
@@ -122,6 +130,10 @@ class CCNNModule(pl.LightningModule):
             )
         batch_size = data.num_graphs if isinstance(data, Batch) else 1
         return self.network(x, data.pos, data.batch, batch_size=batch_size)
+
+    @property
+    def _embeds(self) -> bool:
+        return isinstance(self.network, CCNN) and self.network.embedding is not None
 
     def training_loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the loss of a training batch without the penalty, and log its metrics.
@@ -144,7 +156,7 @@ class CCNNModule(pl.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch, including the kernel penalty if it has a weight."""
+        """Return the loss of a batch, including the penalties that have a weight."""
         with collect_kernel_norms() if self.kernel_l2 > 0 else nullcontext() as norms:
             output = self(batch)
         loss = self.training_loss(output, batch)
@@ -152,8 +164,20 @@ class CCNNModule(pl.LightningModule):
             penalty = kernel_penalty(norms)
             loss = loss + self.kernel_l2 * penalty
             self.log_mean("train/kernel_penalty", penalty, batch)
+        if self.frequency_penalty > 0:
+            excess = frequency_penalty(self.network, self._nyquist(batch))
+            loss = loss + self.frequency_penalty * excess
+            self.log_mean("train/frequency_penalty", excess, batch)
         self.log_mean("train/loss", loss, batch, prog_bar=True)
         return loss
+
+    def _nyquist(self, batch: Batch) -> tuple[float, ...]:
+        """Return the highest frequencies that the data of a batch resolve, per axis."""
+        if batch.pos is not None:
+            return cast(tuple[float, ...], point_bandlimit("auto", batch.pos, batch.batch))
+        conv = next(each for each in self.network.modules() if isinstance(each, CKConvMP))
+        spacing = _common_spacing(batch.spacing) if "spacing" in batch else conv.spacing
+        return cast(tuple[float, ...], grid_bandlimit("auto", spacing, conv.dim))
 
     def log_mean(self, name: str, value: Tensor, batch: Batch, *, prog_bar: bool = False) -> None:
         """Log the mean of a value over the samples of an epoch.

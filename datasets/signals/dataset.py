@@ -6,7 +6,7 @@ optionally `transform`.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +29,19 @@ class Signals:
     Attributes:
         x: Signals, `[M, C, *S]`, of any type of numbers.
         y: Class indices, `[M]`.
-        length: Lengths of padded sequences, `[M]`, or None.
+        length: Lengths of padded sequences, `[M]`, for pairs `[M, 2]`, or None.
         scale: Factor by which samples are multiplied after the conversion to float32.
+        num_embeddings: Number of tokens if `x` holds token numbers, `[M, 1, *S]`. They are not
+            converted; 0 is padding.
+        pairs: If True, the two channels of `x [M, 2, *S]` are signals that are classified together.
     """
 
     x: np.ndarray
     y: np.ndarray
     length: np.ndarray | None = None
     scale: float = 1.0
+    num_embeddings: int | None = None
+    pairs: bool = False
 
     def __post_init__(self) -> None:
         """Check types and shapes."""
@@ -45,14 +50,26 @@ class Signals:
                 f"Expected numbers `x` of shape [M, C, *S], got {self.x.dtype} of shape "
                 f"{list(self.x.shape)}"
             )
-        for name, numbers in (("y", self.y), ("length", self.length)):
-            if numbers is not None and (
-                numbers.shape != self.x.shape[:1] or numbers.dtype.kind not in "iu"
-            ):
+        one = self.x.shape[:1]
+        both = (*one, 2) if self.pairs else one
+        for name, numbers, shape in (("y", self.y, one), ("length", self.length, both)):
+            if numbers is not None and (numbers.shape != shape or numbers.dtype.kind not in "iu"):
                 raise ValueError(
-                    f"Expected whole numbers `{name}` of shape [{len(self.x)}], got "
+                    f"Expected whole numbers `{name}` of shape {list(shape)}, got "
                     f"{numbers.dtype} of shape {list(numbers.shape)}"
                 )
+        channels = 2 if self.pairs else self.x.shape[1]
+        if self.num_embeddings is not None:
+            channels = 2 if self.pairs else 1
+            if self.x.dtype.kind not in "iu":
+                raise ValueError(f"Expected whole numbers as tokens `x`, got {self.x.dtype}")
+            if self.x.size and not 0 <= self.x.min() <= self.x.max() < self.num_embeddings:
+                raise ValueError(
+                    f"Expected tokens `x` from 0 to {self.num_embeddings - 1}, got "
+                    f"{self.x.min()} to {self.x.max()}"
+                )
+        if self.x.shape[1] != channels:
+            raise ValueError(f"Expected `x` of {channels} channels, got {self.x.shape[1]}")
 
     def __len__(self) -> int:
         """Return the number of signals."""
@@ -61,19 +78,26 @@ class Signals:
     def select(self, indices: np.ndarray) -> "Signals":
         """Return the signals at the given indices."""
         length = None if self.length is None else self.length[indices]
-        return Signals(self.x[indices], self.y[indices], length, self.scale)
+        return replace(self, x=self.x[indices], y=self.y[indices], length=length)
 
     def sample(self, index: int) -> Data:
-        """Return one signal, `x [1, C, *S]` and `y [1]`, for padded sequences with `length [1]`."""
-        x = torch.from_numpy(self.x[index : index + 1].astype(np.float32))
-        data = Data(x=x.mul_(self.scale), y=_number(self.y[index]))
+        """Return one signal, `x [1, C, *S]` and `y [1]`, for padded sequences with `length [1]`.
+
+        A pair is `x [2, 1, *S]` with `length [2]`.
+        """
+        stored = self.x[index, :, None] if self.pairs else self.x[index : index + 1]
+        if self.num_embeddings is None:
+            x = torch.from_numpy(stored.astype(np.float32)).mul_(self.scale)
+        else:
+            x = torch.from_numpy(stored.astype(np.int64))
+        data = Data(x=x, y=_numbers(self.y[index]))
         if self.length is not None:
-            data.length = _number(self.length[index])
+            data.length = _numbers(self.length[index])
         return data
 
 
-def _number(value: np.integer) -> Tensor:
-    return torch.tensor([int(value)])
+def _numbers(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.atleast_1d(values).astype(np.int64))
 
 
 class SignalDataset(ClassificationDataset):
@@ -88,7 +112,7 @@ class SignalDataset(ClassificationDataset):
 
     Shapes:
         - `dataset[index]` has `x` :math:`[1, C, *S]`, `y` :math:`[1]` and, if sequences are
-          padded, `length` :math:`[1]`, before the transform is applied
+          padded, `length` :math:`[1]`, before the transform is applied; see `Signals.sample`
 
     Raises:
         ValueError: If a label is out of range.
@@ -128,12 +152,13 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
     A batch of B signals has `x [B, C, *S]` and `y [B]`, and optionally `length [B]`, the lengths of
     padded sequences, `mask [B, *S]`, True for occupied cells, and `spacing [B]` or `[B, D]`, the
     step of the grid relative to the training grids, for example 2 for every second sample.
+    Token numbers are int64. Pairs of signals are consecutive, `x [2 B, 1, *S]`.
     Transforms to clouds give `x [N, C]`, `pos [N, D]` and `batch [N]` instead, with positions in
     steps of the training grids.
 
     Subclasses implement `read` and `transform`, and have an argument `name`. After `setup`, the
     data sets are `train_dataset`, `val_dataset` and `test_dataset`, described by `num_features`,
-    `num_classes`, `class_names`, `split_sizes`, `dim` and `size`.
+    `num_embeddings`, `pairs`, `num_classes`, `class_names`, `split_sizes`, `dim` and `size`.
 
     Args:
         root: Folder or file of the data.
@@ -203,7 +228,17 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
     @property
     def num_features(self) -> int:
         """Number of input channels, C."""
-        return self.train_dataset.signals.x.shape[1]
+        return 1 if self.pairs else self.train_dataset.signals.x.shape[1]
+
+    @property
+    def num_embeddings(self) -> int | None:
+        """Number of tokens if signals are token numbers, else None."""
+        return self.train_dataset.signals.num_embeddings
+
+    @property
+    def pairs(self) -> bool:
+        """Whether two signals are classified together."""
+        return self.train_dataset.signals.pairs
 
     @property
     def size(self) -> tuple[int, ...]:

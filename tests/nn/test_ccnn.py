@@ -87,7 +87,7 @@ def test_a_graph_that_is_handed_in_is_used():
 
 
 def test_neighbours_are_found_once_per_forward(monkeypatch):
-    from ccnn_geo.nn import ccnn as module
+    from ccnn_geo.nn import inputs as module
 
     calls = []
     search = module.nearest_neighbors
@@ -382,3 +382,89 @@ def test_initialisation_draws_nothing_twice_and_no_forward_pass_changes_it():
     for name, value in weights["paper"].items():
         same = torch.equal(value, weights["exact"][name])
         assert same == (not name.endswith("kernel.readout.weight")), name
+
+
+def written_out(model, x):
+    """A network with tokens or pairs on grids, from its parts."""
+    inner = copy.deepcopy(model)
+    inner.embedding, inner.pairs = None, False
+    inner.head = torch.nn.Identity()
+    if model.embedding is not None:
+        x = model.embedding.weight[x[:, 0]].movedim(-1, 1)
+    pooled = inner(x)
+    if model.pairs:
+        u, v = pooled[::2], pooled[1::2]
+        pooled = torch.cat([u, v, u * v, u - v], 1)
+    return model.head(pooled)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_tokens_and_pairs_are_the_network_of_their_parts(pairs):
+    model = CCNN.for_grid(
+        1, 3, size=(12,), num_embeddings=5, pairs=pairs, hidden_channels=6, num_blocks=1
+    )
+    model = model.double().eval()
+    x = torch.randint(5, (4, 1, 12))
+    logits = model(x)
+    assert logits.shape == (2 if pairs else 4, 3)
+    torch.testing.assert_close(logits, written_out(model, x))
+    assert count(model) == count(
+        CCNN.for_grid(6, 3, size=(12,), hidden_channels=6, num_blocks=1)
+    ) + 5 * 6 + (3 * 6 * 3 if pairs else 0)
+
+
+def test_padding_is_embedded_to_zero_and_learns_nothing():
+    model = CCNN.for_grid(1, 3, size=(8,), num_embeddings=5, hidden_channels=6, num_blocks=1)
+    x = torch.tensor([[[0, 0, 1, 2, 4, 1, 2, 1]]])
+    assert not model.embedding(x)[..., :2].any()
+    model(x).square().sum().backward()
+    grad = model.embedding.weight.grad
+    assert not grad[0].any() and not grad[3].any() and grad[1].any()
+
+
+def test_tokens_of_points_are_embedded():
+    model = tiny(1, num_embeddings=5).eval()
+    _, pos, batch = random_clouds(20, 9)
+    x = torch.randint(5, (29, 1))
+    inner = copy.deepcopy(model)
+    inner.embedding = None
+    torch.testing.assert_close(
+        model(x, pos, batch), inner(model.embedding.weight[x[:, 0]], pos, batch)
+    )
+
+
+def test_pairs_of_clouds_are_classified_together():
+    model = tiny(pairs=True).eval()
+    x, pos, batch = random_clouds(20, 9)
+    assert model(x, pos, batch).shape == (1, 3)
+    with pytest.raises(ValueError, match="Expected `pairs` of clouds or grids, got 1 of them"):
+        model(x[:20], pos[:20])
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "match"),
+    [
+        (torch.zeros(2, 1, 8), TypeError, "tokens `x` to be int64 or int32, got torch.float32"),
+        ("text", TypeError, "tokens `x` to be int64 or int32, got str"),
+        (torch.zeros(2, 2, 8, dtype=torch.int64), ValueError, r"\[B, 1, \*S\] or \[N, 1\], got"),
+        (torch.full((2, 1, 8), 5), ValueError, "tokens `x` from 0 to 4, got 5 to 5"),
+        (torch.full((2, 1, 8), -1), ValueError, "tokens `x` from 0 to 4, got -1 to -1"),
+    ],
+)
+def test_wrong_tokens_are_named(x, error, match):
+    model = CCNN.for_grid(1, 3, size=(8,), num_embeddings=5, hidden_channels=6, num_blocks=1)
+    with pytest.raises(error, match=match):
+        model(x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"num_embeddings": 1}, "`num_embeddings` >= 2, got 1"),
+        ({"num_embeddings": 4, "in_channels": 2}, "`in_channels` = 1 with `num_embeddings`"),
+        ({"pairs": True, "readout": None}, "a `readout` with `pairs`, got None"),
+    ],
+)
+def test_impossible_tokens_and_pairs_are_refused(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        tiny(**{"in_channels": 1, **arguments})

@@ -14,7 +14,13 @@ from torch_geometric.nn import global_mean_pool
 pl = pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
 from ccnn_geo import CCNN, collect_kernel_norms, kernel_penalty  # noqa: E402
-from ccnn_geo.nn import GaussianWindow, KernelNetwork, S4Block  # noqa: E402
+from ccnn_geo.nn import (  # noqa: E402
+    GaussianWindow,
+    KernelNetwork,
+    S4Block,
+    frequency_penalty,
+)
+from ccnn_geo.ops import nyquist_frequency  # noqa: E402
 from ccnn_geo.training.classifier import CCNNClassifier, ClassMeanAccuracy  # noqa: E402
 from ccnn_geo.training.optim import parameter_groups, warmup_cosine  # noqa: E402
 from training_helpers import (  # noqa: E402
@@ -154,6 +160,14 @@ class TestLoss:
         assert penalty > 0.1
         assert with_penalty - without == pytest.approx(0.5 * penalty, rel=1e-4)
 
+    def test_grows_by_the_weighted_penalty_on_frequencies_the_points_do_not_resolve(self):
+        nyquist = nyquist_frequency(self.batch.pos, self.batch.batch)
+        excess = float(frequency_penalty(tiny_classifier().network, nyquist).detach())
+        without, _ = self.first_step()
+        with_penalty, _ = self.first_step(frequency_penalty=0.5)
+        assert excess > 0.1
+        assert with_penalty - without == pytest.approx(0.5 * excess, rel=1e-4)
+
     def test_penalty_reaches_kernels_and_windows(self):
         _, plain = self.first_step()
         _, penalised = self.first_step(kernel_l2=0.5)
@@ -248,6 +262,7 @@ class TestCheckpoint:
         ({"warmup_epochs": -1}, "Expected `warmup_epochs` >= 0, got -1"),
         ({"weight_decay": -0.1}, "Expected `weight_decay` >= 0, got -0.1"),
         ({"kernel_l2": -1e-6}, "Expected `kernel_l2` >= 0, got -1e-06"),
+        ({"frequency_penalty": -1.0}, "Expected `frequency_penalty` >= 0, got -1.0"),
         ({"label_smoothing": 1.0}, r"Expected `label_smoothing` in \[0, 1\), got 1.0"),
     ],
 )
@@ -273,9 +288,26 @@ class Mean(torch.nn.Linear):
         (tiny_network(), {"num_classes": 4}, "Expected a network with 4 outputs, got 3"),
         (tiny_network(readout=None), {}, "Expected a network with a `readout`, got one without"),
         (Mean(), {}, "Expected `num_classes` for a network that is not a CCNN, got none"),
+        (
+            Mean(),
+            {"num_classes": 3, "frequency_penalty": 1.0},
+            "`frequency_penalty` = 0 for a network without",
+        ),
         (Mean(), {"num_classes": 3, "kernel_l2": 1.0}, "`kernel_l2` = 0 for a network without"),
     ],
-    ids=["one class", "other classes", "no readout", "unknown classes", "no kernels"],
+    ids=[
+        "one class",
+        "other classes",
+        "no readout",
+        "unknown classes",
+        "no frequencies",
+        "no kernels",
+        "other classes",
+        "no readout",
+        "unknown classes",
+        "no frequencies",
+        "no kernels",
+    ],
 )
 def test_networks_that_do_not_fit_are_refused(network, options, message):
     with pytest.raises(ValueError, match=message):

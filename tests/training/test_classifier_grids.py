@@ -8,7 +8,7 @@ from torch_geometric.loader import DataLoader
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
 from ccnn_geo import CCNN  # noqa: E402
-from ccnn_geo.nn import FlexBlock  # noqa: E402
+from ccnn_geo.nn import FlexBlock, frequency_penalty  # noqa: E402
 from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
 from ccnn_geo.transforms.grids import FlattenGrid, GridToPoints, MaskEmptyCells  # noqa: E402
 from training_helpers import CLASSES, TINY, Record, tiny_classifier, trainer  # noqa: E402
@@ -52,6 +52,26 @@ def sequences(count: int) -> list[Data]:
 
 def transformed(data: list[Data], transform) -> Batch:
     return Batch.from_data_list([transform(each.clone()) for each in data])
+
+
+class TestFrequencyPenalty:
+    @pytest.mark.parametrize(("spacing", "nyquist"), [(None, 0.5), (2.0, 0.25)])
+    def test_is_of_frequencies_that_the_grid_does_not_resolve(self, spacing, nyquist):
+        data = images(6)
+        for each in data if spacing else ():
+            each.spacing = torch.tensor([spacing])
+        losses = []
+        for weight in (0.0, 2.0):
+            record = Record()
+            model = CCNNClassifier(
+                grid_network(omega_0=50.0), warmup_epochs=0, frequency_penalty=weight
+            )
+            fit = trainer(max_steps=1, callbacks=record)
+            fit.fit(model, DataLoader(data, batch_size=6))
+            losses.append(record.losses[0])
+        expected = 2 * float(frequency_penalty(grid_network(omega_0=50.0), nyquist).detach())
+        assert expected > 0.1
+        assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-4)
 
 
 class TestGrids:

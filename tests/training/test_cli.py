@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only  # noqa: E402
 
 from ccnn_geo import CCNN  # noqa: E402
 from ccnn_geo.datasets import MNISTDataModule, PointCloudDataModule  # noqa: E402
+from ccnn_geo.datasets.signals.dataset import SignalDataModule, Signals  # noqa: E402
 from ccnn_geo.nn import FlexBlock, S4Block  # noqa: E402
 from ccnn_geo.training.classifier import CCNNClassifier  # noqa: E402
 from ccnn_geo.training.cli import ExperimentCLI, PointCloudCLI, SignalCLI  # noqa: E402
@@ -52,6 +53,20 @@ def digits(monkeypatch, tmp_path) -> Callable[..., ExperimentCLI]:
         return SignalCLI(CCNNClassifier, MNISTDataModule)
 
     return make
+
+
+class Tokens(SignalDataModule):
+    """Sequences of six tokens, single or in pairs."""
+
+    def __init__(self, name: str = "tokens", seed: int = 0, pairs: bool = False) -> None:
+        super().__init__(Path("nowhere"), batch_size=4, seed=seed, val_fraction=0.25)
+        self.name = name
+        self.in_pairs = pairs
+
+    def read(self):
+        x = np.random.default_rng(0).integers(5, size=(8, 1 + self.in_pairs, 6))
+        tokens = Signals(x, np.arange(8) % 2, num_embeddings=5, pairs=self.in_pairs)
+        return tokens, tokens, ["even", "odd"]
 
 
 def options(settings: dict) -> list[str]:
@@ -95,6 +110,22 @@ class TestNetwork:
         network = digits().model.network
         expected = CCNN.for_grid(1, 10, size=(8, 8), hidden_channels=16, kernel_channels=8)
         assert network.config == expected.config
+
+    # Lightning itself uses what torch has deprecated.
+    @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
+    @pytest.mark.parametrize("embedding", [True, False])
+    @pytest.mark.parametrize("pairs", [True, False])
+    def test_embeds_tokens_and_compares_pairs(self, monkeypatch, tmp_path, embedding, pairs):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+        options = [f"--network.embedding={str(embedding).lower()}", f"--data.pairs={pairs}"]
+        monkeypatch.setattr(sys, "argv", ["train", *QUIET, *options])
+        cli = SignalCLI(CCNNClassifier, Tokens)
+        network = cli.model.network
+        assert network.num_embeddings == (5 if embedding else None)
+        assert network.pairs == pairs
+        assert network.stem.extent == (3.0,)
+        assert cli.run()["test"]["loss"] > 0
 
     def test_is_the_published_4_16_by_default(self, clouds):
         expected = CCNN(

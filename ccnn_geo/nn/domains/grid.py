@@ -162,11 +162,16 @@ class Grid:
         """Count the taps of several kernels at once, which synchronises a GPU only once.
 
         Raises:
-            ValueError: If a kernel reaches farther than half a period.
+            ValueError: If a kernel is causal or reaches farther than half a period, and there is a
+                period.
         """
         supports = [conv.support() for conv in convs]
         if self.period is not None:
             for support in supports:
+                if support.shift and any(self.periodic):
+                    raise ValueError(
+                        f"Expected no `period` for a causal convolution, got {self.period}"
+                    )
                 check_reach(support, self.period)
         counts = _count_taps(supports, self.spacing, self.size)
         taps = (self._nearest(each) for each in counts)

@@ -81,6 +81,36 @@ class TestSignals:
         with pytest.raises(ValueError, match=message):
             Signals(x, y, length)
 
+    def test_tokens_stay_whole_numbers(self):
+        x = np.array([[[0, 3, 1]], [[2, 2, 0]]], np.uint8)
+        tokens = Signals(x, np.array([0, 1]), num_embeddings=4)
+        data = SignalDataset(tokens, NAMES, train=False)[1]
+        assert data.x.dtype == torch.int64 and data.x.tolist() == [[[2, 2, 0]]]
+        assert tokens.select(np.array([1])).num_embeddings == 4
+
+    def test_pairs_are_consecutive_signals_of_a_batch(self):
+        x = np.arange(12).reshape(2, 2, 3)
+        length = np.array([[1, 2], [3, 1]])
+        pairs = Signals(x, np.array([0, 1]), length, pairs=True)
+        dataset = SignalDataset(pairs, NAMES, train=False)
+        batch = Batch.from_data_list(list(dataset))
+        assert batch.num_graphs == 2
+        assert torch.equal(batch.x, torch.arange(12.0).view(4, 1, 3))
+        assert batch.length.tolist() == [1, 2, 3, 1]
+
+    @pytest.mark.parametrize(
+        ("x", "options", "message"),
+        [
+            (np.zeros((2, 1, 3)), {"num_embeddings": 4}, "whole numbers as tokens `x`, got float"),
+            (np.full((2, 1, 3), 4), {"num_embeddings": 4}, "tokens `x` from 0 to 3, got 4 to 4"),
+            (np.zeros((2, 2, 3), int), {"num_embeddings": 4}, "`x` of 1 channels, got 2"),
+            (np.zeros((2, 3, 3)), {"pairs": True}, "`x` of 2 channels, got 3"),
+        ],
+    )
+    def test_wrong_tokens_and_pairs_are_refused(self, x, options, message):
+        with pytest.raises(ValueError, match=message):
+            Signals(x, np.zeros(2, int), **options)
+
     def test_without_a_class_of_their_own_are_refused(self):
         with pytest.raises(ValueError, match="labels of the 1 classes, got 0 to 1"):
             SignalDataset(signals(4), ["only"], train=True)
