@@ -17,11 +17,15 @@ from .point_clouds.shapes import Shapes
 
 if TYPE_CHECKING:
     from .point_clouds.datamodule import PointCloudDataModule
+    from .signals.cifar import CIFARDataModule
     from .signals.dataset import SignalDataModule
     from .signals.mnist import MNISTDataModule
+    from .signals.speech_commands import SpeechCommandsDataModule
     from .signals.spoken_digits import SpokenDigitsDataModule
+    from .signals.stl10 import STL10DataModule
 
 __all__ = [
+    "CIFARDataModule",
     "EpochSampler",
     "Geometry",
     "MNISTDataModule",
@@ -30,9 +34,11 @@ __all__ = [
     "PointCloudDataModule",
     "PointCloudDataset",
     "PointCloudFolder",
+    "STL10DataModule",
     "SampledDataset",
     "Shapes",
     "SignalDataModule",
+    "SpeechCommandsDataModule",
     "SpokenDigitsDataModule",
     "read_geometry",
     "read_off",
@@ -40,9 +46,12 @@ __all__ = [
 
 
 _DATA_MODULES = {
+    "CIFARDataModule": "signals.cifar",
     "MNISTDataModule": "signals.mnist",
     "PointCloudDataModule": "point_clouds.datamodule",
+    "STL10DataModule": "signals.stl10",
     "SignalDataModule": "signals.dataset",
+    "SpeechCommandsDataModule": "signals.speech_commands",
     "SpokenDigitsDataModule": "signals.spoken_digits",
 }
 

@@ -71,6 +71,7 @@ COME_WITH_TORCH = {"triton"}
 CONDA_NAMES = {
     "mapbox-earcut": "mapbox_earcut",
     "matplotlib": "matplotlib-base",
+    "soundfile": "pysoundfile",
     "torch": "pytorch",
     "torch-cluster": "pytorch_cluster",
     "torch-geometric": "pytorch_geometric",
@@ -264,7 +265,7 @@ def test_every_requirement_has_a_tested_pin_within_its_range():
 def test_conda_environment_has_every_requirement_in_the_same_range():
     yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    for requirement in requirements("train", "mesh", "viz", "accelerators"):
+    for requirement in requirements("train", "mesh", "audio", "viz", "accelerators"):
         name = canonicalize_name(requirement.name)
         wanted = f"{CONDA_NAMES.get(name, name)}{requirement.specifier}"
         assert wanted in environment["dependencies"]

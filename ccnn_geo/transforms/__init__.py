@@ -10,7 +10,17 @@ from ccnn_geo.transforms.augment import (
     RandomRotateZ,
     RandomScale,
 )
-from ccnn_geo.transforms.grids import FlattenGrid, GridToPoints, MaskEmptyCells, RandomShift
+from ccnn_geo.transforms.grids import (
+    FlattenGrid,
+    GridToPoints,
+    MaskEmptyCells,
+    NormalizeChannels,
+    RandomCrop,
+    RandomFlip,
+    RandomRotateImage,
+    RandomShift,
+    ResizeImage,
+)
 from ccnn_geo.transforms.mesh import EstimateNormals, NormalizePositions, SampleMesh, StackFeatures
 from ccnn_geo.transforms.voxels import Voxelize, VoxelsToPoints
 
@@ -20,11 +30,16 @@ __all__ = [
     "GaussianJitter",
     "GridToPoints",
     "MaskEmptyCells",
+    "NormalizeChannels",
     "NormalizePositions",
     "PointSubset",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomRotateImage",
     "RandomRotateZ",
     "RandomScale",
     "RandomShift",
+    "ResizeImage",
     "SampleMesh",
     "StackFeatures",
     "VoxelsToPoints",

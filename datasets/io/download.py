@@ -1,23 +1,20 @@
-"""Resumable downloads with checksums, and extraction of zip files."""
+"""Resumable downloads with checksums."""
 
 import errno
 import hashlib
 import http.client
 import logging
 import os
-import shutil
-import stat
 import urllib.error
-import zipfile
-import zlib
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
 from .requests import open_url
 
-__all__ = ["download", "extract_zip"]
+__all__ = ["download"]
 
 _LOGGER = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 16
@@ -31,6 +28,7 @@ def download(
     target: Path,
     *,
     sha256: str | None = None,
+    md5: str | None = None,
     timeout: float = 30.0,
     patience: float = 60.0,
 ) -> Path:
@@ -42,7 +40,8 @@ def download(
     Args:
         urls: The mirrors, in order of preference.
         target: Path of the file. If it exists, nothing is downloaded.
-        sha256: Its checksum in hexadecimal, if known.
+        sha256: Its SHA-256 checksum in hexadecimal, if known.
+        md5: Its MD5 checksum in hexadecimal, if known, for files published with no better one.
         timeout: Seconds after which a mirror that sends nothing is given up.
         patience: Seconds after which a mirror that has sent less than 1 KiB per second is given up.
 
@@ -57,10 +56,12 @@ def download(
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
+    known = {"sha256": sha256, "md5": md5}
+    checksums = {algorithm: value for algorithm, value in known.items() if value is not None}
     failures = []
     for url in urls:
         try:
-            _fetch_checked(url, part, sha256, timeout, patience)
+            _fetch_checked(url, part, checksums, timeout, patience)
         except (OSError, ValueError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
@@ -69,7 +70,8 @@ def download(
         else:
             os.replace(part, target)
             return target
-    checksum = f" (sha256 {sha256})" if sha256 else ""
+    listed = ", ".join(f"{algorithm} {value}" for algorithm, value in checksums.items())
+    checksum = f" ({listed})" if listed else ""
     raise OSError(
         f"Could not download {target.name}:\n" + "\n".join(failures) + "\n"
         f"Download it by other means{checksum} and put it at {target.absolute()}"
@@ -77,23 +79,27 @@ def download(
 
 
 def _fetch_checked(
-    url: str, part: Path, sha256: str | None, timeout: float, patience: float
+    url: str, part: Path, checksums: Mapping[str, str], timeout: float, patience: float
 ) -> None:
     """Fetch a file and check it; fetch a resumed one whose checksum is wrong once more."""
     resumed = part.exists()
     _fetch(url, part, timeout, patience)
-    actual = _sha256(part)
-    if sha256 is None or actual == sha256.lower():
-        return
-    part.unlink()
-    if not resumed:
-        raise ValueError(f"expected a file with sha256 {sha256}, got {actual}")
-    _fetch_checked(url, part, sha256, timeout, patience)
+    for algorithm, expected in checksums.items():
+        actual = _checksum(part, algorithm)
+        if actual == expected.lower():
+            continue
+        part.unlink()
+        if not resumed:
+            raise ValueError(f"expected a file with {algorithm} {expected}, got {actual}")
+        return _fetch_checked(url, part, checksums, timeout, patience)
 
 
-def _sha256(path: Path) -> str:
+def _checksum(path: Path, algorithm: str) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        # Systems that forbid MD5 for security still allow it for checksums.
+        return hashlib.file_digest(
+            file, partial(hashlib.new, algorithm, usedforsecurity=False)
+        ).hexdigest()
 
 
 def _fetch(url: str, part: Path, timeout: float, patience: float) -> None:
@@ -141,82 +147,3 @@ def _fetch_once(url: str, part: Path, timeout: float, patience: float) -> None:
                 progress.update(len(chunk))
     if total is not None and _size(part) != total:
         raise ConnectionError(f"the connection ended after {_size(part)} of {total} bytes")
-
-
-def extract_zip(archive: Path, target: Path) -> Path:
-    """Extract a zip file into a folder that appears once it is complete.
-
-    A single top-level folder, as in `ModelNet10.zip`, is removed from the paths, and the metadata
-    of macOS are omitted. The checksum of every member is verified.
-
-    Args:
-        archive: The zip file.
-        target: The folder. If it exists, nothing is extracted.
-
-    Returns:
-        The target.
-
-    Raises:
-        ValueError: If the archive is cut short, corrupt or encrypted, or if a member would land
-            outside the folder or is not a plain file.
-        OSError: If there is not enough free space on the disk.
-    """
-    if target.exists():
-        return target
-    unfinished = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as source:
-            members = _members(source)
-            _check_room(archive, target.parent, members)
-            for path, member in members.items():
-                _extract_member(source, member, unfinished / path)
-        os.replace(unfinished, target)
-    except (
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(
-            f"{archive}: expected a valid zip file ({error}); delete it and download it again"
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return target
-
-
-def _members(source: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInfo]:
-    """Return the members by their paths in the folder, all of which have to be inside it."""
-    members = {}
-    for member in source.infolist():
-        path = PurePosixPath(member.filename.replace("\\", "/"))
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts):
-            raise ValueError(f"member {member.filename!r} would land outside the folder")
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise ValueError(f"member {member.filename!r} is a link or a device")
-        unwanted = "__MACOSX" in path.parts or path.name in ("", ".DS_Store")
-        if not member.is_dir() and not unwanted:
-            members[path] = member
-    if not members:
-        raise ValueError("it holds no files")
-    if len({path.parts[0] for path in members}) == 1 and all(len(p.parts) > 1 for p in members):
-        members = {PurePosixPath(*path.parts[1:]): member for path, member in members.items()}
-    return members
-
-
-def _check_room(archive: Path, folder: Path, members: dict[PurePosixPath, zipfile.ZipInfo]) -> None:
-    needed = sum(member.file_size for member in members.values())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        message = f"{needed:,} bytes are needed to extract {archive.name}, {free:,} are free"
-        raise OSError(errno.ENOSPC, message, str(folder))
-
-
-def _extract_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with source.open(member) as compressed, open(path, "wb") as file:
-        shutil.copyfileobj(compressed, file, _CHUNK_BYTES)

@@ -6,7 +6,8 @@ from typing import Literal, Unpack, get_args
 
 from ccnn_geo.files import locked
 
-from ..io.download import download, extract_zip
+from ..io.archives import extract_zip
+from ..io.download import download
 from .cache import Item
 from .dataset import Listing, SampledDataset, SamplingOptions
 from .folder import class_folders, file_item, list_class_folders

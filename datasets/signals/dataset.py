@@ -156,7 +156,8 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
     Transforms to clouds give `x [N, C]`, `pos [N, D]` and `batch [N]` instead, with positions in
     steps of the training grids.
 
-    Subclasses implement `read` and `transform`, and have an argument `name`. After `setup`, the
+    Subclasses implement `read`, optionally `transform`, `hold_out` and `measure`, and have an
+    argument `name`. After `setup`, the
     data sets are `train_dataset`, `val_dataset` and `test_dataset`, described by `num_features`,
     `num_embeddings`, `pairs`, `num_classes`, `class_names`, `split_sizes`, `dim` and `size`.
 
@@ -204,6 +205,22 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
         """
         return None
 
+    def hold_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the training signals to use, and of the validation signals.
+
+        Args:
+            labels: Class index of every signal of the training split, `[M]`.
+        """
+        return stratified_split(
+            labels,
+            val_fraction=self.val_fraction,
+            train_size=self.train_size,
+            seed=self.split_seed,
+        )
+
+    def measure(self, train: Signals) -> None:
+        """Measure what transforms need to know of the training signals; nothing by default."""
+
     def prepare_data(self) -> None:
         """Download the data; Lightning calls this in one process."""
         self.setup()
@@ -212,16 +229,13 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
         """Split the data; all splits are set up for every `stage`."""
         if self._datasets:
             return
-        train, test, classes = self.read()
-        kept, held_out = stratified_split(
-            train.y,
-            val_fraction=self.val_fraction,
-            train_size=self.train_size,
-            seed=self.split_seed,
-        )
+        whole, test, classes = self.read()
+        kept, held_out = self.hold_out(whole.y)
+        train, val = whole.select(kept), whole.select(held_out)
+        self.measure(train)
         self._datasets = {
-            "train": self._split(train.select(kept), classes, "train", self.seed),
-            "val": self._split(train.select(held_out), classes, "test", self.split_seed),
+            "train": self._split(train, classes, "train", self.seed),
+            "val": self._split(val, classes, "test", self.split_seed),
             "test": self._split(test, classes, "test", self.split_seed),
         }
 

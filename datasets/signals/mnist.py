@@ -23,7 +23,8 @@ from ..datamodule import check_choice
 from ..epochs import Split
 from ..io.download import download
 from ..io.npz import read_npz
-from .dataset import SignalDataModule, Signals
+from .dataset import Signals
+from .images import ImageDataModule, check_images
 
 __all__ = ["MNISTDataModule", "read_digits", "read_idx", "read_mnist"]
 
@@ -55,7 +56,7 @@ _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 _UNSIGNED_BYTES = 8
 
 
-class MNISTDataModule(SignalDataModule):
+class MNISTDataModule(ImageDataModule):
     """Handwritten digits as images, as clouds of nonzero pixels, or as sequences of pixels.
 
     Brightness is from 0 to 1. See `SignalDataModule` for batches and attributes. The forms of a
@@ -143,21 +144,6 @@ class MNISTDataModule(SignalDataModule):
         }
         return Compose([*shift, *forms[self.form]])
 
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Height and width of an image, or length of a sequence."""
-        image = super().size
-        return (math.prod(image),) if self._is_sequence else image
-
-    @property
-    def dim(self) -> int:
-        """Number of dimensions: 2 for images and clouds, 1 for sequences."""
-        return 1 if self._is_sequence else super().dim
-
-    @property
-    def _is_sequence(self) -> bool:
-        return self.form in ("sequential", "permuted")
-
 
 def read_digits() -> tuple[Signals, Signals]:
     """Return the digits of the package: 1,437 for training and 360 for testing, `[M, 1, 8, 8]`."""
@@ -233,15 +219,5 @@ def _find(root: Path, name: str, fetch: bool) -> Path:
 
 
 def _signals(path: Path, arrays: dict[str, np.ndarray], split: str, brightest: int) -> Signals:
-    x, y = arrays[f"{split}_x"], arrays[f"{split}_y"]
-    if x.ndim != 3 or x.dtype != np.uint8 or x.size == 0:
-        raise ValueError(
-            f"{path}: expected images `{split}_x` of shape [M, H, W], uint8, got {x.dtype} of "
-            f"shape {list(x.shape)}"
-        )
-    if y.shape != x.shape[:1] or y.dtype.kind not in "iu" or y.min() < 0 or y.max() > 9:
-        raise ValueError(
-            f"{path}: expected digits `{split}_y` of shape [{len(x)}], got {y.dtype} of shape "
-            f"{list(y.shape)}" + (f" from {y.min()} to {y.max()}" if y.size else "")
-        )
-    return Signals(x[:, None], y.astype(np.int64), scale=1 / brightest)
+    x, y = check_images(path, arrays, (f"{split}_x", f"{split}_y"), ("M", "H", "W"), 10)
+    return Signals(x[:, None], y, scale=1 / brightest)

@@ -1,27 +1,25 @@
-"""Recordings of the Free Spoken Digit Dataset, as arrays or as .wav files."""
+"""Labelled recordings, and those of the Free Spoken Digit Dataset as arrays or .wav files."""
 
 import re
-import struct
-import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from scipy.io import wavfile
 
 from ccnn_geo.files import locked
 
-from ..io.download import download, extract_zip
+from ..io.archives import extract_zip
+from ..io.download import download
 from ..io.npz import read_npz
 from ..io.readers import visible_files
+from ..io.wav import read_wav
+from .images import check_labels
 
-__all__ = ["SAMPLE_RATE", "Recordings", "find_recordings", "read_wav"]
+__all__ = ["SAMPLE_RATE", "Recordings", "find_recordings", "recordings_from_arrays"]
 
 SAMPLE_RATE = 8000
-DIGITS = 10
+_DIGITS = 10
 # Numbers of the recordings of every digit and speaker that form the test split.
 _TEST_NUMBERS = range(5)
 _WAV_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<number>\d+)\.(?i:wav)")
@@ -39,8 +37,8 @@ class Recordings:
     """Recordings of one split.
 
     Attributes:
-        samples: Samples of each recording, int16 at 8 kHz, `[N]`.
-        labels: Digits, `[M]`.
+        samples: Samples of each recording, int16, `[N]`.
+        labels: Class indices, int64, `[M]`.
     """
 
     samples: list[np.ndarray]
@@ -90,77 +88,6 @@ def find_recordings(root: Path, *, fetch: bool = True) -> tuple[Recordings, Reco
     return _read_folder(extracted / "recordings")
 
 
-def read_wav(path: Path) -> np.ndarray:
-    """Read a recording, with soundfile if it is installed and with SciPy otherwise.
-
-    Args:
-        path: A .wav file of one channel of 16-bit samples at 8 kHz.
-
-    Returns:
-        The samples, int16, `[N]`.
-
-    Raises:
-        ValueError: If the file is empty, cut short, broken or of another format; the message names
-            it.
-        OSError: If it cannot be read.
-    """
-    _check_complete(path)
-    try:
-        rate, samples = _decode(path)
-    except Exception as error:  # broken files lead to exceptions of any type
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path}: expected a valid .wav file ({reason})") from error
-    if rate != SAMPLE_RATE or samples.dtype != np.int16 or samples.shape[1] != 1:
-        raise ValueError(
-            f"{path}: expected int16 of one channel at {SAMPLE_RATE} Hz, got {samples.dtype} of "
-            f"{samples.shape[1]} at {rate} Hz"
-        )
-    if len(samples) == 0:
-        raise ValueError(f"{path}: expected at least one sample, got none")
-    return samples[:, 0]
-
-
-def _check_complete(path: Path) -> None:
-    """Compare the size of a file with its header; decoders accept incomplete files."""
-    with open(path, "rb") as file:
-        header = file.read(12)
-    if header[:4] != b"RIFF" or header[8:] != b"WAVE":
-        found = f"one that begins with {header!r}" if header else "an empty one"
-        raise ValueError(f"{path}: expected a .wav file, got {found}")
-    (size,) = struct.unpack("<I", header[4:8])
-    actual = path.stat().st_size
-    if size + 8 > actual:
-        raise ValueError(f"{path}: expected {size + 8:,} bytes, got {actual:,}: it is cut short")
-
-
-def _decode(path: Path) -> tuple[int, np.ndarray]:
-    """Return the sample rate and the samples, `[N, channels]`."""
-    soundfile = _soundfile()
-    if soundfile is not None:
-        # soundfile accepts only paths in UTF-8.
-        with open(path, "rb") as file:
-            # With "int16", it would convert samples of any type.
-            kind = "int16" if soundfile.info(file).subtype == "PCM_16" else "float64"
-            file.seek(0)
-            samples, rate = soundfile.read(file, dtype=kind, always_2d=True)
-        return rate, samples
-    with warnings.catch_warnings():
-        # Comments and other metadata are ignored.
-        warnings.filterwarnings("ignore", "Chunk .* not understood", wavfile.WavFileWarning)
-        warnings.filterwarnings("error", "Reached EOF", wavfile.WavFileWarning)
-        rate, samples = wavfile.read(path)
-    return rate, samples if samples.ndim == 2 else samples[:, None]
-
-
-@cache
-def _soundfile() -> Any:
-    """Return the module, or None if it, or the library that it needs, is not installed."""
-    try:
-        return import_module("soundfile")
-    except (ImportError, OSError):
-        return None
-
-
 def _read_folder(folder: Path) -> tuple[Recordings, Recordings]:
     """Read all .wav files of a folder, sorted by digit, speaker and number."""
     named = []
@@ -177,41 +104,59 @@ def _read_folder(folder: Path) -> tuple[Recordings, Recordings]:
         if not chosen:
             raise ValueError(f"{folder}: expected {split} recordings among {len(named)}, got none")
         labels = np.array([digit for digit, *_ in chosen])
-        splits.append(Recordings([read_wav(path) for *_, path in chosen], labels))
+        splits.append(Recordings([read_wav(path, SAMPLE_RATE) for *_, path in chosen], labels))
     return splits[0], splits[1]
 
 
 def _read_arrays(path: Path) -> Recordings:
     """Read the recordings of one .npz file, without unpickling anything."""
     arrays = read_npz(path, ["samples", "offsets", "label"], ["speaker"])
-    samples, offsets, label = arrays["samples"], arrays["offsets"], arrays["label"]
+    recordings = recordings_from_arrays(path, arrays, "", _DIGITS)
+    if "speaker" in arrays and arrays["speaker"].shape != recordings.labels.shape:
+        raise ValueError(
+            f"{path}: expected `speaker` of shape {list(recordings.labels.shape)}, got "
+            f"{list(arrays['speaker'].shape)}"
+        )
+    return recordings
+
+
+def recordings_from_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], prefix: str, num_classes: int
+) -> Recordings:
+    """Return the recordings of three arrays, in which they lie end to end.
+
+    Args:
+        path: The file, for error messages.
+        arrays: `samples`, int16, `[N]`, `offsets [M + 1]` and `label [M]`, by name. Recording i has
+            the samples `samples[offsets[i]:offsets[i + 1]]`.
+        prefix: What precedes the names.
+        num_classes: Number of classes.
+
+    Raises:
+        ValueError: If they do not have the expected shape, type or range.
+    """
+    names = [f"{prefix}{name}" for name in ("samples", "offsets", "label")]
+    samples, offsets, label = (arrays[name] for name in names)
     if samples.ndim != 1 or samples.dtype != np.int16:
         raise ValueError(
-            f"{path}: expected int16 `samples` of shape [N], got {samples.dtype} of shape "
+            f"{path}: expected int16 `{names[0]}` of shape [N], got {samples.dtype} of shape "
             f"{list(samples.shape)}"
         )
-    if label.ndim != 1 or label.dtype.kind not in "iu" or len(label) == 0:
+    if label.ndim != 1 or len(label) == 0:
         raise ValueError(
-            f"{path}: expected whole numbers `label` of shape [M], got {label.dtype} of shape "
-            f"{list(label.shape)}"
+            f"{path}: expected whole numbers `{names[2]}` of shape [M], got {label.dtype} of "
+            f"shape {list(label.shape)}"
         )
-    if not 0 <= label.min() <= label.max() < DIGITS:
-        raise ValueError(
-            f"{path}: expected digits `label` from 0 to 9, got {label.min()} to {label.max()}"
-        )
+    labels = check_labels(path, label, names[2], len(label), num_classes)
     if offsets.shape != (len(label) + 1,) or offsets.dtype.kind not in "iu":
         raise ValueError(
-            f"{path}: expected whole numbers `offsets` of shape [{len(label) + 1}], one more than "
-            f"there are labels, got {offsets.dtype} of shape {list(offsets.shape)}"
+            f"{path}: expected whole numbers `{names[1]}` of shape [{len(label) + 1}], one more "
+            f"than there are labels, got {offsets.dtype} of shape {list(offsets.shape)}"
         )
     bounds = offsets.astype(np.int64)
     if bounds[0] != 0 or bounds[-1] != len(samples) or (np.diff(bounds) < 1).any():
         raise ValueError(
-            f"{path}: expected `offsets` that rise from 0 to {len(samples)}, the number of samples"
+            f"{path}: expected `{names[1]}` that rise from 0 to {len(samples)}, the number of "
+            "samples"
         )
-    if "speaker" in arrays and arrays["speaker"].shape != label.shape:
-        raise ValueError(
-            f"{path}: expected `speaker` of shape {list(label.shape)}, got "
-            f"{list(arrays['speaker'].shape)}"
-        )
-    return Recordings(np.split(samples, bounds[1:-1]), label.astype(np.int64))
+    return Recordings(np.split(samples, bounds[1:-1]), labels)

@@ -2,36 +2,31 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import torch
-from torch_geometric.data import Data
-from torch_geometric.transforms import BaseTransform
 
 from ..datamodule import check_choice
-from ..epochs import Split
-from .dataset import SignalDataModule, Signals
+from .dataset import Signals
 from .mnist import read_digits
 from .recordings import SAMPLE_RATE, Recordings, find_recordings
+from .subsampling import SubsampledDataModule
 
 __all__ = ["SpokenDigitsDataModule"]
 
 DataName = Literal["spoken_digits", "digits"]
 
 
-class SpokenDigitsDataModule(SignalDataModule):
+class SpokenDigitsDataModule(SubsampledDataModule):
     """The Free Spoken Digit Dataset, as sequences of audio samples.
 
     Every recording is cropped, or padded with zeros, to one second: `x [1, 1, 8000]`, float32 in
     [-1, 1].
 
-    Test recordings can be subsampled more coarsely than training recordings; `spacing` then gives
-    their step. As in the paper, there is no low-pass filter before subsampling, so that frequencies
-    above half of the new rate are aliased.
-
-    See `SignalDataModule` for the attributes after `setup`, and `find_recordings` for the sources.
+    See `SubsampledDataModule` for tests at other sampling rates, `SignalDataModule` for the
+    attributes after `setup`, and `find_recordings` for the sources.
     The recordings are under CC BY-SA 4.0, https://github.com/Jakobovski/free-spoken-digit-dataset.
 
     Args:
@@ -84,6 +79,9 @@ class SpokenDigitsDataModule(SignalDataModule):
         check_choice("name", name, get_args(DataName))
         super().__init__(
             Path("data/spoken_digits") if root is None else Path(root),
+            subsample=subsample,
+            train_subsample=train_subsample,
+            rescale=rescale,
             batch_size=batch_size,
             num_workers=num_workers,
             seed=seed,
@@ -93,61 +91,24 @@ class SpokenDigitsDataModule(SignalDataModule):
         )
         if not 1 <= duration * SAMPLE_RATE < math.inf:
             raise ValueError(f"Expected `duration` of a sample or more, got {duration} seconds")
-        for argument, step in (("subsample", subsample), ("train_subsample", train_subsample)):
-            if step < 1:
-                raise ValueError(f"Expected `{argument}` >= 1, got {step}")
         self.name = name
         self.duration = duration
         self.keep_lengths = keep_lengths
         self.normalize = normalize
-        self.subsample = subsample
-        self.train_subsample = train_subsample
-        self.rescale = rescale
         self.download = download
 
-    def read(self) -> tuple[Signals, Signals, Sequence[str]]:
-        """Return the subsampled recordings; download them if necessary."""
-        train, test = self._read()
+    def read_whole(self) -> tuple[Signals, Signals, Sequence[str]]:
+        """Return the recordings before subsampling; download them if necessary."""
         classes = [str(digit) for digit in range(10)]
-        return every(train, self.train_subsample), every(test, self.subsample), classes
-
-    def setup(self, stage: str | None = None) -> None:
-        """Split the recordings; validation is subsampled like training."""
-        super().setup(stage)
-        self.val_dataset.transform = self.transform("train")
-
-    def transform(self, split: Split) -> BaseTransform | None:
-        """Return the transform that sets the spacing of test recordings, if it is not 1."""
-        if split == "train" or not self.rescale or self.subsample == self.train_subsample:
-            return None
-        return SetSpacing(self.subsample / self.train_subsample)
-
-    def _read(self) -> tuple[Signals, Signals]:
-        size = round(self.duration * SAMPLE_RATE)
         if self.name == "digits":
             train, test = map(in_rows, read_digits())
-            return train, test
+            return train, test, classes
+        size = round(self.duration * SAMPLE_RATE)
         train, test = (
             pad(each, size, keep_lengths=self.keep_lengths, normalize=self.normalize)
             for each in find_recordings(self.root, fetch=self.download)
         )
-        return train, test
-
-
-class SetSpacing(BaseTransform):
-    """Sets the step of a grid relative to the training grids.
-
-    Args:
-        spacing: The step.
-    """
-
-    def __init__(self, spacing: float) -> None:
-        self.spacing = spacing
-
-    def forward(self, data: Data) -> Data:
-        """Set `spacing [1]`."""
-        data.spacing = torch.tensor([self.spacing])
-        return data
+        return train, test, classes
 
 
 def pad(
@@ -182,15 +143,4 @@ def pad(
 def in_rows(images: Signals) -> Signals:
     """Return images as sequences of pixels, row by row."""
     x = images.x.reshape(*images.x.shape[:2], -1)
-    return Signals(x, images.y, scale=images.scale)
-
-
-def every(signals: Signals, step: int) -> Signals:
-    """Return sequences subsampled with the given step."""
-    length = signals.length
-    return Signals(
-        signals.x[..., ::step],
-        signals.y,
-        None if length is None else -(-length // step),
-        signals.scale,
-    )
+    return replace(images, x=x)

@@ -9,7 +9,7 @@ import torch
 import trimesh
 
 from ccnn_geo.datasets import ModelNet, PointCloudArrays, PointCloudFolder, read_geometry, read_off
-from ccnn_geo.datasets.io.download import extract_zip
+from ccnn_geo.datasets.io.archives import extract_zip
 from ccnn_geo.transforms.functional import sample_surface
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -5,8 +5,10 @@ import importlib
 import io
 import re
 import sys
+import tarfile
 import threading
 import time
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import product
@@ -44,6 +46,33 @@ def cloud(num_points: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     normals = np.random.default_rng(seed).standard_normal((num_points, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     return 3 * normals, normals
+
+
+def make_zip(
+    path: Path, members: dict[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED
+) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_tar(path: Path, members: dict[str, str | bytes]) -> Path:
+    """Makes a tar file, compressed if its name ends with "gz"; names of folders end with "/"."""
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            body = content.encode() if isinstance(content, str) else content
+            member.size = len(body)
+            if name.endswith("/"):
+                member.type = tarfile.DIRTYPE
+            archive.addfile(member, io.BytesIO(body))
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    """Returns the paths of all files in a folder."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def open3d() -> ModuleType:
@@ -165,3 +194,31 @@ def recording_arrays(**changes) -> dict[str, np.ndarray]:
         **changes,
     }
     return {name: array for name, array in content.items() if array is not None}
+
+
+def python2_pickle(content: dict[bytes, object]) -> bytes:
+    """Pickles a dict of bytes, whole numbers, lists of those and arrays of bytes as Python 2 does.
+
+    This is the form of the official files of CIFAR, which Python 3 does not write.
+    """
+    items = b"".join(_python2(key) + _python2(value) for key, value in content.items())
+    return b"\x80\x02}(" + items + b"u."
+
+
+def _python2(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return b"T" + len(value).to_bytes(4, "little") + value
+    if isinstance(value, int):
+        return b"J" + value.to_bytes(4, "little", signed=True)
+    if isinstance(value, list):
+        return b"](" + b"".join(map(_python2, value)) + b"e"
+    assert isinstance(value, np.ndarray)
+    by_columns = not value.flags.c_contiguous
+    minus_one = _python2(-1)
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+    dtype += b"(K\x03U\x01|NNN" + minus_one + minus_one + b"K\x00tb"
+    shape = b"(" + b"".join(map(_python2, value.shape)) + b"t"
+    state = b"(K\x01" + shape + dtype + (b"\x88" if by_columns else b"\x89")
+    data = _python2(value.tobytes("F" if by_columns else "C"))
+    new = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    return new + state + data + b"tb"

@@ -1,21 +1,18 @@
-"""Download from a host on this machine: resume, checksum, mirrors; and extraction of archives."""
+"""Download from a host on this machine: resume, checksum, mirrors."""
 
 import errno
 import hashlib
 import http.server
-import shutil
 import socket
-import stat
-import zipfile
 from pathlib import Path
 
 import pytest
 
 from ccnn_geo.datasets import ModelNet
 from ccnn_geo.datasets.io import download as download_module
-from ccnn_geo.datasets.io.download import download, extract_zip
+from ccnn_geo.datasets.io.download import download
 from ccnn_geo.datasets.point_clouds import modelnet as modelnet_module
-from datasets_helpers import BOX, OPTIONS
+from datasets_helpers import BOX, OPTIONS, make_zip, names
 
 CONTENT = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -109,6 +106,16 @@ class TestDownload:
             download([f"{host.url}/file.bin"], target, sha256="0" * 64)
         assert list(target.parent.iterdir()) == []
 
+    def test_md5_is_checked_alone_or_beside_sha256(self, host, target):
+        md5 = hashlib.md5(CONTENT).hexdigest()
+        with pytest.raises(OSError, match=f"expected a file with md5 {'0' * 32}, got {md5}"):
+            download([f"{host.url}/file.bin"], target, sha256=SHA256, md5="0" * 32)
+        with pytest.raises(OSError, match=f"expected a file with sha256 {'0' * 64}, got {SHA256}"):
+            download([f"{host.url}/file.bin"], target, sha256="0" * 64, md5=md5)
+        assert list(target.parent.iterdir()) == []
+        download([f"{host.url}/file.bin"], target, md5=md5.upper())
+        assert target.read_bytes() == CONTENT
+
     def test_says_where_to_put_the_file_by_hand(self, host, dead_url, target):
         urls = [dead_url, f"{host.url}/absent.bin"]
         with pytest.raises(OSError, match="Could not download file.bin") as caught:
@@ -117,6 +124,10 @@ class TestDownload:
         assert f"{urls[0]}: <urlopen error" in message
         assert f"{urls[1]}: HTTP Error 404" in message
         assert f"(sha256 {SHA256}) and put it at {target}" in message
+        with pytest.raises(OSError, match="by other means [(]md5 1f[)] and put it at"):
+            download(urls, target, md5="1f")
+        with pytest.raises(OSError, match="by other means and put it at"):
+            download(urls, target)
 
     def test_what_arrived_is_kept_when_the_last_mirror_fails(self, host, target):
         host.break_after = [400_000, 0, 0]
@@ -158,105 +169,6 @@ class TestDownload:
             download([f"{host.url}/file.bin"] * 3, target, sha256=SHA256)
         assert len(host.ranges) == 1
         assert not target.exists()
-
-
-def make_zip(path: Path, members: dict[str, str], compression: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-
-
-class TestExtractZip:
-    def test_extracts_everything_without_the_top_folder(self, tmp_path):
-        members = {
-            "Top/a/1.off": "one",
-            "Top/2.txt": "two",
-            "Top/.DS_Store": "x",
-            "__MACOSX/Top/._2.txt": "x",
-        }
-        target = extract_zip(make_zip(tmp_path / "a.zip", members), tmp_path / "out")
-        assert names(target) == ["2.txt", "a/1.off"]
-        assert (target / "a/1.off").read_text() == "one"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
-
-    def test_keeps_several_top_folders(self, tmp_path):
-        members = {"a/1.off": "one", "b/2.off": "two"}
-        target = extract_zip(make_zip(tmp_path / "a.zip", members), tmp_path / "out")
-        assert names(target) == ["a/1.off", "b/2.off"]
-
-    def test_leaves_alone_what_is_there(self, tmp_path):
-        (tmp_path / "out").mkdir()
-        assert extract_zip(tmp_path / "absent.zip", tmp_path / "out") == tmp_path / "out"
-
-    def test_clears_away_what_a_killed_run_left(self, tmp_path):
-        (tmp_path / "out.partial").mkdir()
-        (tmp_path / "out.partial" / "stale").touch()
-        target = extract_zip(make_zip(tmp_path / "a.zip", {"1.off": "one"}), tmp_path / "out")
-        assert names(target) == ["1.off"]
-
-    @pytest.mark.parametrize(
-        "name", ["../evil", "a/../../evil", "/evil", "..\\evil", "C:\\evil", "C:/evil", "a/.."]
-    )
-    def test_refuses_members_that_would_leave_the_folder(self, tmp_path, name):
-        path = make_zip(tmp_path / "a.zip", {"fine": "one", name: "two"})
-        with pytest.raises(ValueError, match=r"a.zip: .* would land outside the folder"):
-            extract_zip(path, tmp_path / "inner" / "out")
-        assert list(tmp_path.rglob("*")) == [path]
-
-    def test_refuses_links(self, tmp_path):
-        path = tmp_path / "a.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            link = zipfile.ZipInfo("link")
-            link.external_attr = (stat.S_IFLNK | 0o777) << 16
-            archive.writestr(link, "/etc/passwd")
-        with pytest.raises(ValueError, match="member 'link' is a link or a device"):
-            extract_zip(path, tmp_path / "out")
-
-    def test_names_an_archive_that_is_cut_short_at_any_point(self, tmp_path):
-        whole = make_zip(tmp_path / "a.zip", {"a/1.off": BOX, "b/2.off": BOX}).read_bytes()
-        for length in range(0, len(whole), 7):
-            (tmp_path / "a.zip").write_bytes(whole[:length])
-            with pytest.raises(ValueError, match="a.zip: expected a valid zip file .* it again"):
-                extract_zip(tmp_path / "a.zip", tmp_path / "out")
-        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
-
-    @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    def test_names_a_corrupt_archive_and_leaves_nothing(self, tmp_path, compression):
-        path = make_zip(tmp_path / "a.zip", {"1.off": "sound", "2.off": 99 * BOX}, compression)
-        content = bytearray(path.read_bytes())
-        content[120] ^= 255
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="a.zip: expected a valid zip file"):
-            extract_zip(path, tmp_path / "out")
-        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
-
-    def test_refuses_an_archive_without_files(self, tmp_path):
-        with pytest.raises(ValueError, match="it holds no files"):
-            extract_zip(make_zip(tmp_path / "a.zip", {"a/": ""}), tmp_path / "out")
-
-    def test_looks_for_room_before_it_starts(self, tmp_path, monkeypatch):
-        path = make_zip(tmp_path / "a.zip", {"1.off": BOX})
-        usage = shutil.disk_usage(tmp_path)._replace(free=10)
-        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-        with pytest.raises(OSError, match=f"{len(BOX)} bytes are needed to extract a.zip, 10 are"):
-            extract_zip(path, tmp_path / "out")
-        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
-
-    def test_a_disk_that_fills_up_leaves_nothing(self, tmp_path, monkeypatch):
-        path = make_zip(tmp_path / "a.zip", {"1.off": BOX})
-
-        def full(*arguments):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        monkeypatch.setattr(shutil, "copyfileobj", full)
-        with pytest.raises(OSError, match="No space left on device"):
-            extract_zip(path, tmp_path / "out")
-        assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
 class TestModelNetArchive:

@@ -117,8 +117,8 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (np.zeros(19), r"digits `train_y` of shape \[20\], got uint8 of shape \[19\]"),
-            (np.full(20, 10), r"digits `train_y` .* from 10 to 10"),
+            (np.zeros(19), r"numbers `train_y` of shape \[20\], got uint8 of shape \[19\]"),
+            (np.full(20, 10), r"labels `train_y` from 0 to 9, got 10 to 10"),
             (np.zeros((20, 2)), r"got uint8 of shape \[20, 2\]"),
         ],
     )
@@ -146,7 +146,9 @@ class TestFiles:
             read_mnist(npz)
         for digit in (-1, 10):
             np.savez(npz, **{**arrays, "test_y": np.full(len(arrays["test_x"]), digit)})
-            with pytest.raises(ValueError, match=f"digits `test_y` .* from {digit} to {digit}"):
+            with pytest.raises(
+                ValueError, match=f"labels `test_y` from 0 to 9, got {digit} to {digit}"
+            ):
                 read_mnist(npz)
 
     def test_an_idx_file_of_any_shape_is_read(self, tmp_path):
