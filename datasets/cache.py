@@ -5,6 +5,8 @@ it, and the cache appears in one step once it is complete. A killed run is resum
 parts with the same result, provided that a part depends only on its items.
 """
 
+import hashlib
+import json
 import logging
 import multiprocessing
 import os
@@ -22,7 +24,15 @@ from tqdm import tqdm
 
 from ccnn_geo.files import atomic_write, locked
 
-__all__ = ["Arrays", "Make", "cached_arrays", "make_arrays"]
+__all__ = [
+    "Arrays",
+    "Make",
+    "cached_arrays",
+    "file_stamp",
+    "fingerprint",
+    "has_layout",
+    "make_arrays",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -32,6 +42,24 @@ Make = Callable[[Any], Arrays]
 Key = TypeVar("Key", bound=Hashable)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def file_stamp(path: Path) -> str:
+    """Return a text that changes with a file: its size and time of modification."""
+    status = path.stat()
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def fingerprint(parameters: Any) -> str:
+    """Return a short name of parameters, which JSON can express, for the name of a cache."""
+    content = json.dumps(parameters).encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def has_layout(arrays: Arrays, layout: Mapping[str, tuple[tuple[int, ...], type]]) -> bool:
+    """Return whether arrays have the given names, shapes and types."""
+    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    return found == {name: (shape, np.dtype(dtype)) for name, (shape, dtype) in layout.items()}
 
 
 def make_arrays(

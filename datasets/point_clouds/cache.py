@@ -5,8 +5,6 @@ of the source files. It can be resumed after a kill, because the points of a mes
 name and the seed; see `datasets.cache`.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cache import Arrays, cached_arrays
+from ..cache import Arrays, cached_arrays, fingerprint
 from ..io.readers import Geometry
 from .sampling import Sampling
 
-__all__ = ["Clouds", "Item", "cached_clouds", "file_stamp", "make_clouds"]
+__all__ = ["Clouds", "Item", "cached_clouds", "make_clouds"]
 
 # Incremented whenever the same items and settings give different clouds.
 _VERSION = 2
@@ -41,12 +39,6 @@ class Item:
     label: int
     load: Callable[[], Geometry]
     stamp: str
-
-
-def file_stamp(path: Path) -> str:
-    """Return the stamp of a file, its size and time of modification."""
-    status = path.stat()
-    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -155,8 +147,6 @@ def _is_sound(arrays: Arrays, *, num_clouds: int) -> bool:
 
 def _cache_name(items: Sequence[Item], sampling: Sampling, key: str) -> str:
     sources = [[item.name, item.label, item.stamp] for item in items]
-    content = json.dumps([_VERSION, asdict(sampling), sources])
-    fingerprint = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     parts = [
         key,
         f"{sampling.points_per_mesh}points",
@@ -164,7 +154,7 @@ def _cache_name(items: Sequence[Item], sampling: Sampling, key: str) -> str:
         sampling.normalize,
         f"seed{sampling.seed}",
         *(["estimated"] if sampling.estimate_normals else []),
-        fingerprint,
+        fingerprint([_VERSION, asdict(sampling), sources]),
     ]
     return "-".join(parts)
 

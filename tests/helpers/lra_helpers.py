@@ -1,10 +1,68 @@
-"""What the tests of the Long Range Arena share: an evaluator, and a tracer of dashed paths."""
+"""What the tests of the Long Range Arena share: small files, an evaluator, a tracer of paths."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
+
+from ccnn_geo.datasets.signals.lra.listops import LISTOPS_TOKENS, generate_listops
+
+
+def put_expressions(folder: Path, *, counts: tuple[int, int, int] = (20, 6, 7)) -> Path:
+    """Makes the three tables of ListOps, with the columns of the last one in the other order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (split, count) in enumerate(zip(("train", "val", "test"), counts, strict=True)):
+        drawn = generate_listops(count, seed=seed, min_length=4, max_length=30, num_processes=1)
+        rows = [("Source", "Target")]
+        for index, label in enumerate(drawn.labels):
+            words = [LISTOPS_TOKENS[token] for token in drawn[index]]
+            # The binary trees of the official files.
+            text = " ".join(word if word.startswith("[") else f"{word} )" for word in words)
+            rows.append((f"( ( {text}", str(label)))
+        lines = ["\t".join(row[::-1] if split == "test" else row) for row in rows]
+        (folder / f"basic_{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def put_pairs(folder: Path, lines: Sequence[bytes] = ()) -> Path:
+    """Makes the three tables of Retrieval, of 40, 3 and 2 pairs and more lines for training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", 40), ("eval", 3), ("test", 2)):
+        rows = [
+            b"%d.0\tP%d\tQ%d\tabc\xc3\xa9 %d\tab%s" % (i % 2, i, i, i, b"c" * i)
+            for i in range(count)
+        ]
+        rows += lines if split == "train" else []
+        (folder / f"new_aan_pairs.{split}.tsv").write_bytes(b"\n".join(rows))
+    return folder
+
+
+def put_reviews(folder: Path, counts: tuple[int, int] = (10, 3)) -> Path:
+    """Makes the folders of aclImdb, with reviews of each class for training and testing."""
+    for split, count in zip(("train", "test"), counts, strict=True):
+        for label, word in (("neg", "bad"), ("pos", "good")):
+            (folder / split / label).mkdir(parents=True, exist_ok=True)
+            for number in range(count):
+                text = f"{word} {word} film<br />\xe9".encode("latin-1") + b"!" * number
+                (folder / split / label / f"{number}_{7}.txt").write_bytes(text)
+    return folder
+
+
+def put_paths(folder: Path, count: int = 40, resolution: int = 32) -> Path:
+    """Makes images in two lists of Pathfinder, of brightness i and label i % 2 for image i."""
+    for part in (0, 1):
+        (folder / "imgs" / str(part)).mkdir(parents=True, exist_ok=True)
+        lines = []
+        for number in range(part, count, 2):
+            pixels = np.full((resolution, resolution), number, np.uint8)
+            Image.fromarray(pixels).save(folder / "imgs" / str(part) / f"sample_{number}.png")
+            lines.append(f"imgs/{part} sample_{number}.png {number} {number % 2} 1.0 6 2 2 0.5 1 1")
+        (folder / "metadata").mkdir(exist_ok=True)
+        (folder / "metadata" / f"{part}.npy").write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def value(words: Sequence[str]) -> int:

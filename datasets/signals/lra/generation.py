@@ -1,12 +1,10 @@
 """Samples that are generated from their numbers, in parallel, and cached."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...cache import Arrays, Make, cached_arrays, make_arrays
+from ...cache import Arrays, Make, cached_arrays, fingerprint, make_arrays
 
 __all__ = ["generated_arrays"]
 
@@ -43,10 +41,8 @@ def generated_arrays(
     items = range(count)
     if folder is None:
         return make_arrays(items, make, items_per_part=per_block, num_processes=num_processes)
-    content = json.dumps([name, parameters])
-    fingerprint = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
     return cached_arrays(
-        folder / f"{name}-{fingerprint}",
+        folder / f"{name}-{fingerprint([name, parameters])}",
         items,
         make,
         is_sound=is_sound,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ...cache import Arrays
+from ...cache import Arrays, has_layout
 from ..dataset import Signals
 from .contours import NUM_TRIES, Canvas, Style, grow_contours, random_directions
 from .generation import generated_arrays
@@ -224,10 +224,11 @@ def generate_pathfinder(
         OSError: If the cache cannot be written.
     """
     chosen = PathfinderSettings.of(resolution, contour_length, **settings)
+    layout = {"images": ((count, resolution, resolution), np.uint8), "labels": ((count,), np.uint8)}
     arrays = generated_arrays(
         count,
         partial(_draw_block, settings=chosen, seed=seed),
-        is_sound=partial(_is_sound, shape=(count, resolution, resolution)),
+        is_sound=partial(has_layout, layout=layout),
         per_block=_IMAGES_PER_BLOCK,
         name=f"pathfinder{resolution}-{contour_length}paddles-{count}-seed{seed}",
         parameters=[_VERSION, asdict(chosen)],
@@ -235,12 +236,6 @@ def generate_pathfinder(
         num_processes=num_processes,
     )
     return Signals(arrays["images"][:, None], arrays["labels"].astype(np.int64), scale=1 / 255)
-
-
-def _is_sound(arrays: Arrays, shape: tuple[int, ...]) -> bool:
-    layout = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    byte = np.dtype(np.uint8)
-    return layout == {"images": (shape, byte), "labels": (shape[:1], byte)}
 
 
 def _draw_block(numbers: range, settings: PathfinderSettings, seed: int) -> Arrays:

@@ -1,5 +1,6 @@
 """Texts of different lengths as sequences of symbols, and as signals of one length."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -7,13 +8,13 @@ import numpy as np
 
 from ..dataset import Signals
 
-__all__ = ["PADDING", "UNKNOWN", "Padding", "Texts", "Vocabulary", "pad_texts"]
+__all__ = ["Padding", "Texts", "Vocabulary", "join_texts", "pad_texts"]
 
 Padding = Literal["left", "mask"]
 
-# Token numbers that no symbol has.
-PADDING = 0
-UNKNOWN = 1
+# Token numbers that no character has.
+_PADDING = 0
+_UNKNOWN = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,19 @@ class Texts:
     offsets: np.ndarray
     labels: np.ndarray
 
+    @classmethod
+    def of(cls, texts: Iterable[bytes], labels: Iterable[int]) -> "Texts":
+        """Put texts end to end.
+
+        Args:
+            texts: The texts, or the texts of all pairs one after the other.
+            labels: Class index of each text or pair.
+        """
+        content = list(texts)
+        offsets = np.concatenate([[0], np.cumsum([len(text) for text in content], dtype=np.int64)])
+        symbols = np.frombuffer(b"".join(content), np.uint8)
+        return cls(symbols, offsets, np.array(list(labels), np.int64))
+
     def __len__(self) -> int:
         """Return the number of samples, which are texts or pairs of texts."""
         return len(self.labels)
@@ -40,19 +54,26 @@ class Texts:
         return self.symbols[self.offsets[index] : self.offsets[index + 1]]
 
     @property
-    def num_texts(self) -> int:
-        """Number of texts."""
-        return len(self.offsets) - 1
+    def pairs(self) -> bool:
+        """True if samples are pairs of texts."""
+        return len(self.offsets) - 1 == 2 * len(self.labels) > 0
 
-    def first(self, length: int) -> "Texts":
-        """Return texts without what is beyond a number of symbols."""
-        sizes = np.minimum(np.diff(self.offsets), length)
-        kept = [self[index][:size] for index, size in enumerate(sizes)]
-        symbols = np.concatenate([self.symbols[:0], *kept])
-        return Texts(symbols, np.concatenate([[0], np.cumsum(sizes)]), self.labels)
+    @property
+    def longest(self) -> int:
+        """Largest number of symbols of a text."""
+        return int(np.diff(self.offsets).max(initial=0))
 
 
-@dataclass(frozen=True, eq=False)
+def join_texts(first: Texts, second: Texts) -> Texts:
+    """Return the samples of both, those of the first one before the others."""
+    return Texts(
+        np.concatenate([first.symbols, second.symbols]),
+        np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        np.concatenate([first.labels, second.labels]),
+    )
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """Token numbers of bytes: 0 is padding, 1 stands for all bytes without a number of their own.
 
@@ -73,46 +94,43 @@ class Vocabulary:
         counts = np.bincount(texts.symbols, minlength=256)
         return cls(bytes(np.flatnonzero(counts >= least_count).tolist()))
 
-    def __len__(self) -> int:
-        """Return the number of tokens, padding and unknown included."""
-        return UNKNOWN + 1 + len(self.characters)
+    @property
+    def tokens(self) -> list[str]:
+        """Names of the tokens by number; characters that cannot be printed are written out."""
+        return ["<pad>", "<unknown>", *(ascii(chr(byte))[1:-1] for byte in self.characters)]
 
     def encode(self, texts: Texts) -> Texts:
         """Return texts of token numbers."""
-        table = np.full(256, UNKNOWN, np.min_scalar_type(len(self)))
-        table[list(self.characters)] = np.arange(UNKNOWN + 1, len(self))
+        table = np.full(256, _UNKNOWN, np.min_scalar_type(_UNKNOWN + len(self.characters)))
+        table[list(self.characters)] = _UNKNOWN + 1 + np.arange(len(self.characters))
         return replace(texts, symbols=table[texts.symbols])
 
 
-def pad_texts(
-    texts: Texts, length: int, *, padding: Padding = "left", num_embeddings: int
-) -> Signals:
-    """Return texts of token numbers as signals of one length, cut off at its end.
+def pad_texts(texts: Texts, length: int, *, padding: Padding, num_embeddings: int) -> Signals:
+    """Return texts of token numbers as signals of one length; longer ones lose their end.
 
     Args:
         texts: M texts or pairs of texts.
         length: Length of the signals, L.
-        padding: `"left"` puts padding before the text. `"mask"` puts it behind, and signals have
-            a `length`; a text without symbols then is one padding token.
+        padding: `"left"` puts padding, token 0, before the text. `"mask"` puts it behind, and the
+            signals have a `length`; a text without symbols is one padding token then.
         num_embeddings: Number of tokens.
 
     Returns:
         Signals of tokens, `[M, 1, L]`, for pairs `[M, 2, L]`.
     """
-    x = np.full((texts.num_texts, length), PADDING, texts.symbols.dtype)
     sizes = np.minimum(np.diff(texts.offsets), length)
+    x = np.full((len(sizes), length), _PADDING, texts.symbols.dtype)
     for index, (row, size) in enumerate(zip(x, sizes, strict=True)):
         start = length - size if padding == "left" else 0
         row[start : start + size] = texts[index][:size]
-    pairs = texts.num_texts != len(texts)
-    shape = (len(texts), 2 if pairs else 1)
     lengths = None
     if padding == "mask":
-        lengths = np.maximum(sizes, 1).reshape(shape if pairs else -1)
+        lengths = np.maximum(sizes, 1).reshape((-1, 2) if texts.pairs else -1)
     return Signals(
-        x.reshape(*shape, length),
+        x.reshape(len(texts), -1, length) if len(texts) else x[:, None],
         texts.labels,
         lengths,
         num_embeddings=num_embeddings,
-        pairs=pairs,
+        pairs=texts.pairs,
     )
