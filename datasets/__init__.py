@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .point_clouds.datamodule import PointCloudDataModule
     from .signals.cifar import CIFARDataModule
     from .signals.dataset import SignalDataModule
+    from .signals.lra.datamodule import LRADataModule
     from .signals.mnist import MNISTDataModule
     from .signals.speech_commands import SpeechCommandsDataModule
     from .signals.spoken_digits import SpokenDigitsDataModule
@@ -29,6 +30,7 @@ __all__ = [
     "CIFARDataModule",
     "EpochSampler",
     "Geometry",
+    "LRADataModule",
     "MNISTDataModule",
     "ModelNet",
     "PointCloudArrays",
@@ -49,6 +51,7 @@ __all__ = [
 
 _DATA_MODULES = {
     "CIFARDataModule": "signals.cifar",
+    "LRADataModule": "signals.lra.datamodule",
     "MNISTDataModule": "signals.mnist",
     "PointCloudDataModule": "point_clouds.datamodule",
     "STL10DataModule": "signals.stl10",

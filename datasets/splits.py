@@ -6,7 +6,12 @@ __all__ = ["stratified_holdout", "stratified_split", "stratified_subset"]
 
 
 def stratified_split(
-    labels: np.ndarray, *, val_fraction: float, train_size: int | None, seed: int
+    labels: np.ndarray,
+    *,
+    val_fraction: float,
+    train_size: int | None,
+    seed: int,
+    validation: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split samples into training and validation, see `stratified_holdout`.
 
@@ -16,11 +21,16 @@ def stratified_split(
         train_size: Number of training samples to use, see `stratified_subset`; all by default. The
             validation split does not depend on it.
         seed: Seed of both.
+        validation: Whether a sample is for validation, `[M]`, if the data set says so. The fraction
+            is ignored then.
 
     Returns:
         The indices of training and of validation, each ascending.
     """
-    train, val = stratified_holdout(labels, val_fraction, seed=seed)
+    if validation is None:
+        train, val = stratified_holdout(labels, val_fraction, seed=seed)
+    else:
+        train, val = np.flatnonzero(~validation), np.flatnonzero(validation)
     if train_size is not None:
         train = train[stratified_subset(labels[train], train_size, seed=seed)]
     return train, val

@@ -68,6 +68,9 @@ MODEL_FILES = (["card"], ["model"], ["storage"])
 # Only some builds of torch bring it, and it is of no use to the others.
 COME_WITH_TORCH = {"triton"}
 
+# Modules whose distribution has another name.
+DISTRIBUTIONS = {"PIL": "pillow"}
+
 CONDA_NAMES = {
     "mapbox-earcut": "mapbox_earcut",
     "matplotlib": "matplotlib-base",
@@ -213,7 +216,7 @@ def test_optional_imports_name_an_extra_that_installs_them():
     assert {module for module, _ in calls} >= {"matplotlib", "open3d", "plotly", "trimesh"}
     for module, extra in calls:
         names = {canonicalize_name(requirement.name) for requirement in requirements(extra)}
-        assert canonicalize_name(module) in names
+        assert canonicalize_name(DISTRIBUTIONS.get(module, module)) in names
 
 
 def test_wheel_holds_every_file_of_the_library_and_nothing_else(wheel):

@@ -23,7 +23,7 @@ class Release:
         content: What is read of it, relative to the folder; names of folders end with "/".
         sha256: Its SHA-256 checksum in hexadecimal, if known.
         md5: Its MD5 checksum in hexadecimal, if known.
-        unused: Names of files that are not extracted.
+        unused: Names of files and folders that are not extracted.
     """
 
     archive: str
@@ -95,7 +95,7 @@ def _extracted(root: Path, title: str, release: Release) -> Path:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # an empty folder would count as extracted
         download(release.urls, archive, sha256=release.sha256, md5=release.md5)
-        extract_tar(archive, folder, members=lambda path: path.name not in release.unused)
+        extract_tar(archive, folder, members=lambda path: not set(path.parts) & set(release.unused))
     if missing := release.missing(folder):
         raise ValueError(
             f"{folder}: expected the content of {title}, got no {', '.join(missing)}; remove the "

@@ -6,9 +6,10 @@ from typing import Unpack
 
 import numpy as np
 
+from ..cache import file_stamp
 from ..io.npz import read_npz
 from ..io.readers import Geometry
-from .cache import Item, file_stamp
+from .cache import Item
 from .dataset import Listing, SampledDataset, SamplingOptions
 
 __all__ = ["PointCloudArrays", "list_arrays"]

@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
+from ..cache import file_stamp
 from ..io.readers import SUFFIXES, read_geometry, visible_files
-from .cache import Item, file_stamp
+from .cache import Item
 from .dataset import Listing, SampledDataset, SamplingOptions
 
 __all__ = ["PointCloudFolder", "class_folders", "file_item", "list_class_folders", "list_folder"]

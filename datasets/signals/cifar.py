@@ -17,7 +17,7 @@ from ..io.releases import Release, find_release
 from .dataset import Signals
 from .images import ImageDataModule, check_images, check_labels
 
-__all__ = ["CIFARDataModule", "read_cifar", "read_cifar_file", "to_gray"]
+__all__ = ["GRAY_STATISTICS", "CIFARDataModule", "read_cifar", "read_cifar_file", "to_gray"]
 
 CIFARName = Literal["cifar10", "cifar100"]
 CIFARForm = Literal["image", "sequential"]
@@ -81,7 +81,7 @@ _STATISTICS: dict[CIFARName, tuple[Sequence[float], Sequence[float]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
-_GRAY_STATISTICS = ([122.6 / 255], [61 / 255])  # of the Long Range Arena
+GRAY_STATISTICS = ([122.6 / 255], [61 / 255])  # of the Long Range Arena
 # Names of the labels in pickles; CIFAR-100 also has those of 20 coarse classes.
 _LABELS: dict[CIFARName, bytes] = {"cifar10": b"labels", "cifar100": b"fine_labels"}
 # Bytes of a record before the pixels, of which the last one is the label.
@@ -169,7 +169,7 @@ class CIFARDataModule(ImageDataModule):
         if split == "train" and self.augment:
             steps += [RandomShift(4, padding="symmetric"), RandomFlip()]
         if self.normalize:
-            statistics = _GRAY_STATISTICS if self.gray else _STATISTICS[self.name]
+            statistics = GRAY_STATISTICS if self.gray else _STATISTICS[self.name]
             steps.append(NormalizeChannels(*statistics))
         if self.form == "sequential":
             steps.append(FlattenGrid())

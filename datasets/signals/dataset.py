@@ -76,9 +76,12 @@ class Signals:
         return len(self.x)
 
     def select(self, indices: np.ndarray) -> "Signals":
-        """Return the signals at the given indices."""
-        length = None if self.length is None else self.length[indices]
-        return replace(self, x=self.x[indices], y=self.y[indices], length=length)
+        """Return the signals at the given indices, without a copy of consecutive ones."""
+        rows: np.ndarray | slice = indices
+        if len(indices) and (np.diff(indices) == 1).all():
+            rows = slice(indices[0], indices[-1] + 1)
+        length = None if self.length is None else self.length[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], length=length)
 
     def sample(self, index: int) -> Data:
         """Return one signal, `x [1, C, *S]` and `y [1]`, for padded sequences with `length [1]`.
@@ -146,8 +149,9 @@ class SignalDataset(ClassificationDataset):
 class SignalDataModule(ClassificationDataModule[SignalDataset]):
     """Training, validation and test signals, as batches for `CCNNClassifier`.
 
-    The validation split is a stratified part of the training split. The order and the augmentation
-    of the training signals depend only on `seed` and the epoch.
+    The validation split is a stratified part of the training split, unless the data set has one of
+    its own. The order and the augmentation of the training signals depend only on `seed` and the
+    epoch.
 
     A batch of B signals has `x [B, C, *S]` and `y [B]`, and optionally `length [B]`, the lengths of
     padded sequences, `mask [B, *S]`, True for occupied cells, and `spacing [B]` or `[B, D]`, the
@@ -156,10 +160,10 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
     Transforms to clouds give `x [N, C]`, `pos [N, D]` and `batch [N]` instead, with positions in
     steps of the training grids.
 
-    Subclasses implement `read`, optionally `transform`, `hold_out` and `measure`, and have an
-    argument `name`. After `setup`, the
-    data sets are `train_dataset`, `val_dataset` and `test_dataset`, described by `num_features`,
-    `num_embeddings`, `pairs`, `num_classes`, `class_names`, `split_sizes`, `dim` and `size`.
+    Subclasses implement `read`, optionally `transform` and `measure`, and have an argument `name`.
+    After `setup`, the data sets are `train_dataset`, `val_dataset` and `test_dataset`, described by
+    `num_features`, `num_embeddings`, `pairs`, `num_classes`, `class_names`, `split_sizes`, `dim`
+    and `size`.
 
     Args:
         root: Folder or file of the data.
@@ -168,7 +172,8 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
             fast enough for signals in memory.
         seed: Seed of the order of the signals and their augmentation.
         split_seed: Seed of the validation split and the subset of the training signals.
-        val_fraction: Fraction of the training split held out for validation.
+        val_fraction: Fraction of the training split held out for validation; ignored if the data
+            set has validation signals of its own.
         train_size: Number of training signals to use, as a stratified subset; all by default. The
             validation split stays the same.
 
@@ -192,10 +197,15 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
         self.split_seed = split_seed
         self.val_fraction = val_fraction
         self.train_size = train_size
+        self._validation: np.ndarray | None = None
 
     @abstractmethod
     def read(self) -> tuple[Signals, Signals, Sequence[str]]:
-        """Return training signals, test signals and class names; download them if necessary."""
+        """Return training signals, test signals and class names; download them if necessary.
+
+        If the data set has validation signals of its own, they are among the training signals, and
+        `_validation [M]` is set to True for them.
+        """
 
     def transform(self, split: Split) -> Transform | None:
         """Return the transform that is applied at each access.
@@ -204,19 +214,6 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
             split: `"train"`, with augmentation, or `"test"`, also used for validation.
         """
         return None
-
-    def hold_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of the training signals to use, and of the validation signals.
-
-        Args:
-            labels: Class index of every signal of the training split, `[M]`.
-        """
-        return stratified_split(
-            labels,
-            val_fraction=self.val_fraction,
-            train_size=self.train_size,
-            seed=self.split_seed,
-        )
 
     def measure(self, train: Signals) -> None:
         """Measure what transforms need to know of the training signals; nothing by default."""
@@ -230,7 +227,13 @@ class SignalDataModule(ClassificationDataModule[SignalDataset]):
         if self._datasets:
             return
         whole, test, classes = self.read()
-        kept, held_out = self.hold_out(whole.y)
+        kept, held_out = stratified_split(
+            whole.y,
+            val_fraction=self.val_fraction,
+            train_size=self.train_size,
+            seed=self.split_seed,
+            validation=self._validation,
+        )
         train, val = whole.select(kept), whole.select(held_out)
         self.measure(train)
         self._datasets = {

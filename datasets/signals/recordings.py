@@ -14,7 +14,7 @@ from ..io.download import download
 from ..io.npz import read_npz
 from ..io.readers import visible_files
 from ..io.wav import read_wav
-from .images import check_labels
+from .ragged import check_ragged
 
 __all__ = ["SAMPLE_RATE", "Recordings", "find_recordings", "recordings_from_arrays"]
 
@@ -135,28 +135,6 @@ def recordings_from_arrays(
     Raises:
         ValueError: If they do not have the expected shape, type or range.
     """
-    names = [f"{prefix}{name}" for name in ("samples", "offsets", "label")]
-    samples, offsets, label = (arrays[name] for name in names)
-    if samples.ndim != 1 or samples.dtype != np.int16:
-        raise ValueError(
-            f"{path}: expected int16 `{names[0]}` of shape [N], got {samples.dtype} of shape "
-            f"{list(samples.shape)}"
-        )
-    if label.ndim != 1 or len(label) == 0:
-        raise ValueError(
-            f"{path}: expected whole numbers `{names[2]}` of shape [M], got {label.dtype} of "
-            f"shape {list(label.shape)}"
-        )
-    labels = check_labels(path, label, names[2], len(label), num_classes)
-    if offsets.shape != (len(label) + 1,) or offsets.dtype.kind not in "iu":
-        raise ValueError(
-            f"{path}: expected whole numbers `{names[1]}` of shape [{len(label) + 1}], one more "
-            f"than there are labels, got {offsets.dtype} of shape {list(offsets.shape)}"
-        )
-    bounds = offsets.astype(np.int64)
-    if bounds[0] != 0 or bounds[-1] != len(samples) or (np.diff(bounds) < 1).any():
-        raise ValueError(
-            f"{path}: expected `{names[1]}` that rise from 0 to {len(samples)}, the number of "
-            "samples"
-        )
+    names = (f"{prefix}samples", f"{prefix}offsets", f"{prefix}label")
+    samples, bounds, labels = check_ragged(path, arrays, names, np.int16, num_classes)
     return Recordings(np.split(samples, bounds[1:-1]), labels)

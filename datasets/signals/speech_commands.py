@@ -18,7 +18,7 @@ from ..io.npz import read_npz
 from ..io.readers import visible_files
 from ..io.releases import Release, find_release
 from ..io.wav import read_wav
-from ..splits import stratified_holdout, stratified_subset
+from ..splits import stratified_holdout
 from .dataset import Signals
 from .mfcc import mfcc
 from .recordings import recordings_from_arrays
@@ -137,7 +137,6 @@ class SpeechCommandsDataModule(SubsampledDataModule):
         self.split: CommandsSplit = split
         self.normalize = normalize
         self.download = download
-        self._validation: np.ndarray | None = None
         self._normalization: list[BaseTransform] = []
 
     def read_whole(self) -> tuple[Signals, Signals, Sequence[str]]:
@@ -146,19 +145,6 @@ class SpeechCommandsDataModule(SubsampledDataModule):
         self._validation = clips.validation
         train, test = (self._features(each) for each in (clips.train, clips.test))
         return train, test, clips.words
-
-    def hold_out(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of the training and the validation clips, by the list if there is one.
-
-        Args:
-            labels: Class index of every clip that is not for testing, `[M]`.
-        """
-        if self._validation is None:
-            return super().hold_out(labels)
-        train = np.flatnonzero(~self._validation)
-        if self.train_size is not None:
-            train = train[stratified_subset(labels[train], self.train_size, seed=self.split_seed)]
-        return train, np.flatnonzero(self._validation)
 
     def measure(self, train: Signals) -> None:
         """Measure the mean and the deviation of each channel, if they are to be normalized."""

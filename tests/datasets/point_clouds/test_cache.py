@@ -17,6 +17,7 @@ import pytest
 
 from ccnn_geo import files
 from ccnn_geo.datasets import PointCloudFolder, Shapes
+from ccnn_geo.datasets import cache as arrays_cache
 from ccnn_geo.datasets.point_clouds import cache
 from ccnn_geo.datasets.point_clouds.sampling import Sampling
 from datasets_helpers import OPTIONS, put, put_classes
@@ -217,7 +218,7 @@ class TestInterruption:
             raise KeyboardInterrupt("cut off")
 
         with monkeypatch.context() as patch:
-            patch.setattr(cache, "_join", killed)
+            patch.setattr(arrays_cache, "_join", killed)
             with pytest.raises(KeyboardInterrupt, match="cut off"):
                 PointCloudFolder(tmp_path, **OPTIONS)
         train = PointCloudFolder(tmp_path, **OPTIONS)
@@ -378,11 +379,11 @@ class TestFullDisk:
 
     def test_atomic_write_keeps_the_old_file_until_the_new_one_is_complete(self, tmp_path):
         path = put(tmp_path / "file", "old")
-        with pytest.raises(RuntimeError, match="stop"), cache.atomic_write(path) as file:
+        with pytest.raises(RuntimeError, match="stop"), files.atomic_write(path) as file:
             file.write(b"new")
             raise RuntimeError("stop")
         assert path.read_text() == "old"
-        with cache.atomic_write(path) as file:
+        with files.atomic_write(path) as file:
             file.write(b"new")
         assert path.read_text() == "new"
         assert list(tmp_path.iterdir()) == [path]

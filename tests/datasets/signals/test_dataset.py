@@ -115,6 +115,21 @@ class TestSignals:
         with pytest.raises(ValueError, match="labels of the 1 classes, got 0 to 1"):
             SignalDataset(signals(4), ["only"], train=True)
 
+    def test_are_views_if_they_are_consecutive(self):
+        whole = signals(6, length=np.arange(1, 7))
+        for indices in (np.arange(2, 5), np.array([3])):
+            part = whole.select(indices)
+            assert np.array_equal(part.x, whole.x[indices])
+            assert (part.y.tolist(), part.length.tolist()) == (
+                whole.y[indices].tolist(),
+                (indices + 1).tolist(),
+            )
+            assert np.shares_memory(part.x, whole.x)
+        for indices in (np.array([3, 2]), np.array([0, 2, 3]), np.array([], int)):
+            part = whole.select(indices)
+            assert np.array_equal(part.x, whole.x[indices])
+            assert not np.shares_memory(part.x, whole.x)
+
 
 class TestTransforms:
     image = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 4.0]])[None, None]
@@ -199,6 +214,19 @@ class TestDataModule:
         data = module(val_fraction=0.0)
         assert data.split_sizes["val"] == 0
         assert data.val_dataloader() == []
+
+    def test_uses_the_validation_signals_of_the_data_set(self):
+        class Split(Module):
+            def read(self):
+                self._validation = np.arange(40) % 10 == 0
+                return super().read()
+
+        data = Split("nowhere", val_fraction=0.5, train_size=8)
+        data.setup()
+        assert data.split_sizes == {"train": 8, "val": 4, "test": 8}
+        assert data.val_dataset.signals.x[:, 0, 0].tolist() == [0, 100, 200, 300]
+        assert np.bincount(data.train_dataset.signals.y).tolist() == [6, 2]
+        assert not set(data.train_dataset.signals.x[:, 0, 0]) & {0, 100, 200, 300}
 
     def test_epochs_depend_on_seed_and_number_alone(self):
         first, again = module(seed=3), module(seed=3)

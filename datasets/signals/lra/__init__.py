@@ -1,0 +1,1 @@
+"""The Long Range Arena: its generators, its files and their LightningDataModule."""
