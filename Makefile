@@ -2,12 +2,14 @@
 #
 #   make test EXTRAS=all           adds optional dependencies of pyproject.toml, by name
 #   make demo PYTHON3=python3.12   takes another interpreter than the first that fits
+#   make test MARKERS=             also runs the tests that take minutes
 
 EXTRAS ?=
 comma := ,
 DEMO_EXTRAS := train
 TEST_EXTRAS := dev,mesh,nufft,train,viz$(if $(EXTRAS),$(comma)$(EXTRAS))
 PYTEST_FLAGS ?= -n 2
+MARKERS ?= not slow
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -33,7 +35,7 @@ demo: $(VENV)/.installed-$(DEMO_EXTRAS) $(VENV)/.native  ## Train a tiny network
 
 # pytest runs last, so that its closing line is the verdict. One thread per process: there are several.
 test: lint typecheck $(VENV)/.native  ## Check style and types and run every test, the built wheel's included
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(PYTEST_FLAGS) -m '$(MARKERS)'
 
 lint: $(VENV)/.installed-$(TEST_EXTRAS)  ## Check style and formatting
 	$(VENV)/bin/ruff check

@@ -58,11 +58,15 @@ EXPERIMENTS = {
         "modelnet40", "modelnet40.py", "ModelNet40", {"name": "modelnet40", "num_points": 512}
     ),
     "ListOps": Experiment(
-        "listops", "lra.py", "ListOps", {"name": "listops"}, {"embedding": False}
+        "listops", "lra.py", "ListOps", {"name": "listops", "sequence_length": 2048},
+        {"embedding": False},
     ),
-    "Text": Experiment("text", "lra.py", "Text", {"name": "text"}, {"embedding": False}),
+    "Text": Experiment(
+        "text", "lra.py", "Text", {"name": "text", "sequence_length": 4096}, {"embedding": False}
+    ),
     "Retrieval": Experiment(
-        "retrieval", "lra.py", "Retrieval", {"name": "retrieval"}, {"embedding": False}
+        "retrieval", "lra.py", "Retrieval", {"name": "retrieval", "sequence_length": 4000},
+        {"embedding": False},
     ),
     "Image": Experiment("image", "lra.py", "Image", {"name": "image"}),
     "Pathfinder": Experiment("pathfinder", "lra.py", "Pathfinder", {"name": "pathfinder"}),

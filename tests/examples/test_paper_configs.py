@@ -8,9 +8,8 @@ pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
 from ccnn_geo import CCNN  # noqa: E402
-from examples_helpers import CONFIGS, EXAMPLES  # noqa: E402
+from examples_helpers import EXAMPLES, PAPER, paper_script  # noqa: E402
 
-PAPER = CONFIGS / "paper"
 TABLE = PAPER / "hyperparameters.csv"
 SOURCE = EXAMPLES.parent.parent / "shared" / "paper" / "hyperparameters.md"
 # Input channels, size and classes of the data.
@@ -28,11 +27,6 @@ STEMS = {
     "ModelNet40": "modelnet40", "ListOps": "listops", "Text": "text", "Image": "image",
     "Pathfinder": "pathfinder", "2DImage": "image_2d", "2DPathfinder": "pathfinder_2d",
 }  # fmt: skip
-SCRIPTS = {
-    "smnist": "mnist", "pmnist": "mnist", "scifar10": "cifar", "cifar10": "cifar",
-    "cifar100": "cifar", "stl10": "stl10", "speech_raw": "speech_commands",
-    "speech_mfcc": "speech_commands", "modelnet40": "modelnet40",
-}  # fmt: skip
 
 
 def table() -> list[dict[str, str]]:
@@ -42,10 +36,6 @@ def table() -> list[dict[str, str]]:
 
 def name_of(row: dict[str, str]) -> str:
     return f"{STEMS[row['experiment']]}_{row['blocks']}_{row['hidden']}"
-
-
-def script_of(path):
-    return EXAMPLES / f"{SCRIPTS.get(path.stem.rsplit('_', 2)[0], 'lra')}.py"
 
 
 def content(name: str) -> dict:
@@ -105,7 +95,8 @@ def test_every_row_of_the_table_has_its_configuration(row):
 @pytest.mark.parametrize(("name", "source"), [("retrieval", "text"), ("pathx", "pathfinder")])
 def test_experiments_without_published_settings_say_so(name, source, size):
     ours, theirs = content(f"{name}_{size}"), content(f"{source}_{size}")
-    assert ours.pop("data") == {"name": name, "batch_size": 16}
+    data = ours.pop("data")
+    assert (data["name"], data["batch_size"]) == (name, 16)
     theirs.pop("data")
     assert ours == theirs
     assert "There are no\n# published settings" in (PAPER / f"{name}_{size}.yaml").read_text()
@@ -152,12 +143,16 @@ def test_counts_are_the_published_ones(sizes, published):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted(PAPER.glob("*.yaml")) if script_of(path).is_file()],
+    [
+        path
+        for path in sorted(PAPER.glob("*.yaml"))
+        if (EXAMPLES / f"{paper_script(path)}.py").is_file()
+    ],
     ids=lambda path: path.stem,
 )
 def test_command_line_accepts_the_configuration(run_example, capsys, path):
     with pytest.raises(SystemExit) as stop:
-        run_example(script_of(path).stem, f"--config={path}", "--print_config")
+        run_example(paper_script(path), f"--config={path}", "--print_config")
     assert stop.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     for group, settings in content(path.stem).items():

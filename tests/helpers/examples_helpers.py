@@ -15,6 +15,18 @@ TINY_NETWORK = [
     "--network.num_blocks=1",
     "--network.kernel_channels=4",
 ]
+PAPER = CONFIGS / "paper"
+# Examples of the published experiments; all others belong to the Long Range Arena.
+_SCRIPTS = {
+    "smnist": "mnist", "pmnist": "mnist", "scifar10": "cifar", "cifar10": "cifar",
+    "cifar100": "cifar", "stl10": "stl10", "speech_raw": "speech_commands",
+    "speech_mfcc": "speech_commands", "modelnet40": "modelnet40",
+}  # fmt: skip
+
+
+def paper_script(config: Path) -> str:
+    """Name of the example that a published configuration is for."""
+    return _SCRIPTS.get(config.stem.rsplit("_", 2)[0], "lra")
 
 
 def report(folder: str) -> dict[str, Any]:
