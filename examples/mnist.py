@@ -18,25 +18,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning.cli import LightningArgumentParser
+from signals import SmallSignalCLI
 from tables import percent
 
 from ccnn_geo.datasets import MNISTDataModule
 from ccnn_geo.training.classifier import CCNNClassifier
-from ccnn_geo.training.cli import SignalCLI
-
-DEFAULTS = {
-    "trainer.max_epochs": 20,
-    "network.hidden_channels": 32,
-    "network.num_blocks": 2,
-    "network.kernel_channels": 16,
-    "network.omega_0": 10.0,
-    "network.window_width": 0.3,
-    "model.warmup_epochs": 2,
-    "data.name": "digits",
-}
 
 
-class DigitsCLI(SignalCLI):
+class DigitsCLI(SmallSignalCLI):
+    defaults = {"data.name": "digits"}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument(
@@ -45,7 +36,6 @@ class DigitsCLI(SignalCLI):
             default=[],
             help="More forms to test a network for images or clouds on.",
         )
-        parser.set_defaults(DEFAULTS)
 
     def before_instantiate_classes(self) -> None:
         form = self.config.data.form

@@ -15,52 +15,14 @@ discrete ones. `--data.subsample 2` tests the run itself on every second sample;
 at 8 kHz. Recordings are not filtered before they are subsampled.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-from pytorch_lightning.cli import LightningArgumentParser
-from tables import percent, show_table
+from signals import ResolutionsCLI, show_resolutions
 
 from ccnn_geo.datasets import SpokenDigitsDataModule
 from ccnn_geo.training.classifier import CCNNClassifier
-from ccnn_geo.training.cli import SignalCLI
-
-DEFAULTS = {
-    "trainer.max_epochs": 20,
-    "network.hidden_channels": 32,
-    "network.num_blocks": 2,
-    "network.kernel_channels": 16,
-    "network.omega_0": 10.0,
-    "network.window_width": 0.3,
-    "model.warmup_epochs": 2,
-    "data.name": "digits",
-}
-SUBSAMPLES = (1, 2, 4)
-WAYS = {"rescaled": True, "not_rescaled": False}
 
 
-class SpokenDigitsCLI(SignalCLI):
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_arguments_to_parser(parser)
-        parser.set_defaults(DEFAULTS)
-
-    def evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
-        return {**super().evaluate(checkpoint), "resolutions": list(self.resolutions())}
-
-    def resolutions(self) -> Iterator[dict[str, int | float]]:
-        """Test the network at several sampling rates, in both `WAYS`."""
-        for subsample in SUBSAMPLES:
-            row: dict[str, int | float] = {"subsample": subsample}
-            for way, rescale in WAYS.items():
-                changes = {"subsample": subsample, "rescale": rescale}
-                data = SpokenDigitsDataModule(**{**self.config.data.as_dict(), **changes})
-                data.setup()
-                loader = data.test_dataloader()
-                (metrics,) = self.trainer.test(self.model, loader, verbose=False)
-                row["samples"] = data.test_dataset.signals.x.shape[-1]
-                row[way] = metrics["test/accuracy"]
-            yield row
+class SpokenDigitsCLI(ResolutionsCLI):
+    defaults = {"data.name": "digits"}
 
 
 def main() -> None:
@@ -74,13 +36,7 @@ def main() -> None:
         f"{results['parameters']:,} parameters, trained on {cli.datamodule.size[0]:,} samples "
         "each; test accuracy on"
     )
-    show_table(
-        ["one sample in", "samples", *(way.replace("_", " ") for way in WAYS)],
-        [
-            [str(row["subsample"]), f"{row['samples']:,}", *(percent(row[way]) for way in WAYS)]
-            for row in results["resolutions"]
-        ],
-    )
+    show_resolutions(results["resolutions"])
 
 
 if __name__ == "__main__":
