@@ -8,8 +8,7 @@ import pytest
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
-from ccnn_geo import CCNN  # noqa: E402
-from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
+from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, grid_network, report, stopped  # noqa: E402
 
 TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
 
@@ -75,14 +74,6 @@ def test_learns_from_real_mnist(run, shared_data):
     assert content["split_sizes"] == {"train": 200, "val": 699, "test": 1500}
 
 
-def network(settings: dict, size: tuple[int, ...]) -> CCNN:
-    """The network of a configuration for signals of this size."""
-    arguments = dict(settings["network"])
-    arguments.pop("embedding")
-    block = CCNN.argument_classes[arguments.pop("block")]
-    return CCNN.for_grid(1, 10, size=size, block=block, **arguments)
-
-
 class TestConfigs:
     @pytest.mark.parametrize("form", ["image", "masked", "sequential", "cloud"])
     def test_small_ones_are_small_and_say_how_small(self, settings, form):
@@ -90,7 +81,7 @@ class TestConfigs:
         content = settings(name)
         assert content["data"]["form"] == form
         size = (784,) if form == "sequential" else (28, 28)
-        model = network(content, size)
+        model = grid_network(content, 1, 10, size)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         assert parameters <= 50_000
         assert f"{parameters:,} parameters" in (CONFIGS / f"{name}.yaml").read_text()

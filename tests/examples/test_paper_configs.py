@@ -141,15 +141,7 @@ def test_counts_are_the_published_ones(sizes, published):
     assert count(*sizes) == published
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        path
-        for path in sorted(PAPER.glob("*.yaml"))
-        if (EXAMPLES / f"{paper_script(path)}.py").is_file()
-    ],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", sorted(PAPER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_command_line_accepts_the_configuration(run_example, capsys, path):
     with pytest.raises(SystemExit) as stop:
         run_example(paper_script(path), f"--config={path}", "--print_config")

@@ -9,8 +9,7 @@ import pytest
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
-from ccnn_geo import CCNN  # noqa: E402
-from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
+from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, grid_network, report, stopped  # noqa: E402
 
 SHORT = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
 TINY = [*SHORT, "--network.kernel_size=21"]
@@ -97,9 +96,7 @@ def test_small_configurations_are_small_and_say_how_small(
     stopped(run, 0, f"--config={CONFIGS / name}.yaml", "--print_config")
     settings = yaml.safe_load(capsys.readouterr().out)
     assert settings["data"]["features"] == features
-    arguments = settings["network"]
-    block = CCNN.argument_classes[arguments.pop("block")]
-    model = CCNN.for_grid(channels, 10, size=(size,), block=block, **arguments)
+    model = grid_network(settings, channels, 10, (size,))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters <= 50_000
     assert f"{parameters:,} parameters" in (CONFIGS / f"{name}.yaml").read_text()

@@ -9,9 +9,8 @@ import pytest
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra `train`, is missing")
 
-from ccnn_geo import CCNN  # noqa: E402
 from datasets_helpers import put_recordings  # noqa: E402
-from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, report, stopped  # noqa: E402
+from examples_helpers import CONFIGS, QUIET, TINY_NETWORK, grid_network, report, stopped  # noqa: E402
 
 TINY = [*TINY_NETWORK, *QUIET, "--trainer.max_epochs=1"]
 
@@ -74,13 +73,6 @@ def test_learns_from_real_recordings(run, shared_data):
     assert [row["samples"] for row in content["resolutions"]] == [1600, 800, 400]
 
 
-def network(settings: dict, size: tuple[int, ...]) -> CCNN:
-    """The network of a configuration for signals of this size."""
-    arguments = dict(settings["network"])
-    block = CCNN.argument_classes[arguments.pop("block")]
-    return CCNN.for_grid(1, 10, size=size, block=block, **arguments)
-
-
 class TestConfigs:
     @pytest.fixture
     def settings(self, run, capsys):
@@ -119,7 +111,7 @@ class TestConfigs:
 
     @pytest.mark.parametrize("name", ["spoken_digits_4_140", "spoken_digits_small"])
     def test_say_how_many_parameters_there_are(self, settings, name):
-        model = network(settings(name), (8000,))
+        model = grid_network(settings(name), 1, 10, (8000,))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         assert f"{parameters:,} parameters" in (CONFIGS / f"{name}.yaml").read_text()
         assert parameters == 198_769 if name == "spoken_digits_4_140" else parameters <= 50_000

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ccnn_geo import CCNN
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CONFIGS = EXAMPLES / "configs"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -27,6 +29,16 @@ _SCRIPTS = {
 def paper_script(config: Path) -> str:
     """Name of the example that a published configuration is for."""
     return _SCRIPTS.get(config.stem.rsplit("_", 2)[0], "lra")
+
+
+def grid_network(
+    settings: dict[str, Any], channels: int, classes: int, size: tuple[int, ...]
+) -> CCNN:
+    """The network of a configuration, as the command line prints it, for signals of a size."""
+    arguments = dict(settings["network"])
+    arguments.pop("embedding")
+    block = CCNN.argument_classes[arguments.pop("block")]
+    return CCNN.for_grid(channels, classes, size=size, block=block, **arguments)
 
 
 def report(folder: str) -> dict[str, Any]:

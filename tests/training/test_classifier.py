@@ -302,11 +302,6 @@ class Mean(torch.nn.Linear):
         "unknown classes",
         "no frequencies",
         "no kernels",
-        "other classes",
-        "no readout",
-        "unknown classes",
-        "no frequencies",
-        "no kernels",
     ],
 )
 def test_networks_that_do_not_fit_are_refused(network, options, message):
