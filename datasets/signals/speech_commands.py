@@ -210,9 +210,9 @@ def read_speech_commands(
     if root.suffix == ".npz":
         return _read_arrays(root)
     _, folder = find_release(root, "Speech Commands v0.02", [_RELEASE], fetch=fetch)
-    # Sorted by word and name, with the lists read first, as reading the clips takes longer.
+    # Lists are read first, because reading the clips takes longer.
     lists = {part: _read_list(folder / _LISTS[part]) for part in _LISTS if split == "official"}
-    paths = [path for word in sorted(_WORDS) for path in visible_files(folder / word, {".wav"})]
+    paths = [path for word in _WORDS for path in visible_files(folder / word, {".wav"})]
     labels = np.array([_WORDS.index(path.parent.name) for path in paths])
     progress = tqdm(paths, desc="Reading clips", unit="clip", disable=None)
     clips, kept = _whole_clips(folder, (read_wav(each, SAMPLE_RATE) for each in progress), labels)
