@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ccnn_geo.ops.grid_positions import per_axis
 from ccnn_geo.ops.sampling import nyquist_frequency
+from ccnn_geo.ops.scalars import plain
 
 Bandlimit = float | tuple[float, ...] | Literal["auto"] | None
 
@@ -31,7 +32,7 @@ def point_bandlimit(
     Raises:
         ValueError: If it is neither positive nor `"auto"`, or the points are too few to tell it.
     """
-    if bandlimit == "auto":
+    if _is_auto(bandlimit):
         return (nyquist_frequency(pos, batch),) * pos.size(1)
     return _given_bandlimit(bandlimit, pos.size(1))
 
@@ -44,18 +45,32 @@ def grid_bandlimit(
     Raises:
         ValueError: If it is neither positive nor `"auto"`.
     """
-    if bandlimit == "auto":
+    if _is_auto(bandlimit):
         if spacing is None:
             return None
         return tuple(0.5 / step for step in per_axis("spacing", spacing, dim))
     return _given_bandlimit(bandlimit, dim)
 
 
+def check_bandlimit(bandlimit: Bandlimit, dim: int) -> None:
+    """Check a bandlimit before there are any data.
+
+    Raises:
+        ValueError: If it is neither positive nor `"auto"` nor None.
+    """
+    if not _is_auto(bandlimit):
+        _given_bandlimit(bandlimit, dim)
+
+
+def _is_auto(bandlimit: Bandlimit) -> bool:
+    return isinstance(bandlimit, str) and bandlimit == "auto"
+
+
 def _given_bandlimit(bandlimit: Bandlimit, dim: int) -> tuple[float, ...] | None:
-    if bandlimit is None or bandlimit == math.inf:
-        return None
     if isinstance(bandlimit, str):
         raise ValueError(f"Expected `bandlimit` to be a number or 'auto', got {bandlimit!r}")
+    if bandlimit is None or plain(bandlimit) == math.inf:
+        return None
     return per_axis("bandlimit", bandlimit, dim)
 
 

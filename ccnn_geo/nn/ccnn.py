@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ccnn_geo.nn.bandlimit import Bandlimit
+from ccnn_geo.nn.bandlimit import Bandlimit, check_bandlimit
 from ccnn_geo.nn.blocks import CCNNBlock, FlexBlock, ResidualBlock, S4Block
 from ccnn_geo.nn.conv import CKConvMP
-from ccnn_geo.nn.domains import Domain, Grid, Points
+from ccnn_geo.nn.domains import AllPoints, Domain, Grid, Points
 from ccnn_geo.nn.grid_arguments import training_grid
 from ccnn_geo.nn.inputs import all_points_domain, grid_domain, points_domain
 from ccnn_geo.nn.kernel_convolution import Initialization
@@ -137,6 +137,7 @@ class CCNN(PretrainedModule):
         self.readout = readout
         self.evaluation = _check_evaluation(evaluation, causal)
         self.tolerance = check_tolerance(tolerance)
+        check_bandlimit(bandlimit, dim)
         self.bandlimit = bandlimit
         self.num_embeddings = num_embeddings
         self.pairs = pairs
@@ -293,7 +294,9 @@ class CCNN(PretrainedModule):
             "bandlimit": self.bandlimit if bandlimit is None else bandlimit,
             "norms": norms,
         }
-        evaluation = _check_evaluation(evaluation or self.evaluation, self.stem.causal)
+        evaluation = _check_evaluation(
+            self.evaluation if evaluation is None else evaluation, self.stem.causal
+        )
         domain: Domain
         if pos is None:
             spacing = self.stem.spacing if spacing is None else spacing
@@ -344,7 +347,8 @@ class CCNN(PretrainedModule):
             x: See `forward`, like the other arguments.
             pos: Positions.
             batch: Cloud of every point.
-            edge_index: The graph if it is known already.
+            edge_index: The graph if it is known already; unless given, the nearest neighbours, or
+                all points with `evaluation="nufft"`.
             period: Length of the periodic box.
             spacing: Step of the grid.
             mask: Occupied cells of the grids.
@@ -360,10 +364,15 @@ class CCNN(PretrainedModule):
             "period": period,
             "bandlimit": self.bandlimit,
         }
-        domain: Grid | Points
+        domain: AllPoints | Grid | Points
         if pos is None:
             spacing = self.stem.spacing if spacing is None else spacing
             domain = grid_domain(x, spacing, mask=mask, **shared)
+        elif edge_index is None and self.evaluation == "nufft":
+            tolerance = self.tolerance
+            domain = all_points_domain(
+                x, pos, batch, batch_size=None, tolerance=tolerance, **shared
+            )
         else:
             graph = self.num_neighbors if edge_index is None else edge_index
             domain = points_domain(x, pos, batch, graph, **shared)

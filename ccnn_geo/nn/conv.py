@@ -12,6 +12,7 @@ from ccnn_geo.nn.domains import AllPoints, Grid, Points
 from ccnn_geo.nn.grid_arguments import training_grid
 from ccnn_geo.nn.kernel_convolution import KernelConvolution
 from ccnn_geo.ops import Neighborhood
+from ccnn_geo.ops.point_backends.checks import as_pair
 
 PairTensor = tuple[Tensor, Tensor]
 OptPairTensor = tuple[Tensor, Tensor | None]
@@ -149,9 +150,7 @@ class CKConvMP(KernelConvolution):
                 return_kernel_norm=return_kernel_norm,
             )
         x = x[0] if isinstance(x, tuple) else x
-        if isinstance(pos, tuple) and len(pos) != 2:
-            raise ValueError(f"Expected `pos` to be a tensor or a pair, got {len(pos)} parts")
-        source, target = pos if isinstance(pos, tuple) else (pos, pos)
+        source, target = as_pair("pos", pos)
         check_points(x, (source, target), weight, self.dim, self.in_channels)
         check_finite(x=x, pos=source, weight=weight)
         if target is not source:

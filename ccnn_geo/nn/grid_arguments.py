@@ -8,7 +8,9 @@ from typing import Any, Literal
 import torch
 
 from ccnn_geo.ops import KernelSupport
-from ccnn_geo.ops.grid_positions import per_axis
+from ccnn_geo.ops.grid_positions import check_size, per_axis
+from ccnn_geo.ops.kernel_support import check_cutoff
+from ccnn_geo.ops.scalars import is_count, spread
 
 _PUBLISHED_WIDTH = 0.075
 _LEAST_CELLS = 1.5
@@ -47,17 +49,17 @@ def training_grid(
     Raises:
         ValueError: If a size or spacing is not positive, or their numbers do not fit.
     """
-    size = (size,) if isinstance(size, int) else tuple(size)
+    size = check_size((size,) if isinstance(size, int) else size)
     dim = len(size)
-    if dim == 0 or min(size) < 1:
-        raise ValueError(f"Expected `size` to have at least one cell per axis, got {size}")
-    if isinstance(kernel_size, str) and kernel_size != "same":
-        raise ValueError(f"Expected `kernel_size` to be a number or 'same', got {kernel_size!r}")
-    taps = size if kernel_size == "same" else kernel_size
+    window_cutoff = check_cutoff(window_cutoff)
     steps = per_axis("spacing", spacing, dim)
-    reach = [
-        int(each) - 1 if causal else int(each) // 2 for each in per_axis("kernel_size", taps, dim)
-    ]
+    counts = list(size) if kernel_size == "same" else spread(kernel_size, dim)
+    if len(counts) != dim or not all(map(is_count, counts)):
+        raise ValueError(
+            f"Expected `kernel_size` to be 'same', a positive whole number or {dim}, got "
+            f"{kernel_size!r}"
+        )
+    reach = [each - 1 if causal else each // 2 for each in counts]
     # A kernel of a single tap ends anywhere short of the next.
     extent = tuple(step * max(cells, 0.5) for step, cells in zip(steps, reach, strict=True))
     if window_width is None:
@@ -82,7 +84,7 @@ def training_grid(
 
 def _default_widths(reach: list[int], cutoff: float, causal: bool) -> float | tuple[float, ...]:
     """Return the published width, or wider ones where it would cover less than `_LEAST_CELLS`."""
-    if not 0 < cutoff < 1:
+    if cutoff == 0:
         return _PUBLISHED_WIDTH
     # A causal kernel is stretched to twice its length.
     cells_per_width = [

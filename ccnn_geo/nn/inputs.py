@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ccnn_geo.nn.bandlimit import Bandlimit, grid_bandlimit, point_bandlimit
-from ccnn_geo.nn.checks import check_finite, check_points, check_signals
+from ccnn_geo.nn.checks import check_finite, check_points, check_signals, count_clouds
 from ccnn_geo.nn.domains import AllPoints, Grid, Points, mask_from_lengths
 from ccnn_geo.ops import Neighborhood, nearest_neighbors
 
@@ -94,8 +93,7 @@ def points_domain(
     check_finite(x=x, pos=pos, weight=weight)
     if isinstance(graph, int):
         graph = nearest_neighbors(pos, graph, batch, ordered=False, period=period)
-    if batch is not None:
-        batch_size = _count_clouds(batch, batch_size, len(pos))
+    batch_size = count_clouds(batch, batch_size, len(pos))
     return Points.of(
         pos,
         graph,
@@ -126,26 +124,9 @@ def all_points_domain(
     """
     _check_any(pos)
     points = AllPoints.of(x, pos, batch, **options)
-    if batch is None:
-        return points
-    return replace(points, batch_size=_count_clouds(batch, batch_size, len(pos)))
+    return replace(points, batch_size=count_clouds(batch, batch_size, len(pos)))
 
 
 def _check_any(pos: Tensor) -> None:
     if isinstance(pos, Tensor) and len(pos) == 0:
         raise ValueError("Expected at least one point in `pos`, got none")
-
-
-def _count_clouds(batch: Tensor, batch_size: int | None, num_points: int) -> int:
-    """Return the number of clouds, none of which may be empty."""
-    if batch.shape != (num_points,) or batch.dtype != torch.int64:
-        raise ValueError(
-            f"Expected `batch` of shape [{num_points}] and type int64, got {list(batch.shape)} and "
-            f"{batch.dtype}"
-        )
-    clouds = int(batch[-1]) + 1 if batch_size is None else batch_size
-    if not batch.is_cuda and not torch.compiler.is_compiling():
-        empty = (torch.bincount(batch, minlength=clouds) == 0).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(f"Expected every cloud in `batch` to have points, {empty} have none")
-    return clouds

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from ccnn_geo.nn.bandlimit import footprint
+from ccnn_geo.nn.checks import check_type
 from ccnn_geo.nn.domains import AllPoints, Grid, Points
 from ccnn_geo.nn.initialization import cloud_moment, normalize_readout, second_moment
 from ccnn_geo.nn.kernels import KernelNetwork, MAGNet
@@ -27,8 +28,8 @@ from ccnn_geo.ops import (
 )
 from ccnn_geo.ops.grid_kernels import render_kernel
 from ccnn_geo.ops.grid_positions import per_axis
-from ccnn_geo.ops.kernel_support import Features, Taps
-from ccnn_geo.ops.point_conv import kernel_norm
+from ccnn_geo.ops.kernel_support import Features, Taps, check_cutoff
+from ccnn_geo.ops.scalars import check_count
 
 Initialization = Literal["exact", "paper"]
 
@@ -67,12 +68,10 @@ class KernelConvolution(SavedSettings, MessagePassing):
         for name, size in (
             ("in_channels", in_channels),
             ("out_channels", out_channels),
+            ("dim", dim),
             ("num_neighbors", num_neighbors),
         ):
-            if size < 1:
-                raise ValueError(f"Expected `{name}` >= 1, got {size}")
-        if not 0 <= window_cutoff < 1:
-            raise ValueError(f"Expected `window_cutoff` in [0, 1), got {window_cutoff}")
+            check_count(name, size)
         if causal and dim != 1:
             raise ValueError(f"Expected `dim` = 1 for a causal convolution, got {dim}")
         if initialization not in ("exact", "paper"):
@@ -84,7 +83,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
         self.dim = dim
         self.num_neighbors = num_neighbors
         self.extent = per_axis("extent", extent, dim)
-        self.window_cutoff = window_cutoff
+        self.window_cutoff = check_cutoff(window_cutoff)
         self.spacing = None if spacing is None else per_axis("spacing", spacing, dim)
         self.separable = separable
         self.causal = causal
@@ -98,6 +97,8 @@ class KernelConvolution(SavedSettings, MessagePassing):
             kernel = MAGNet(
                 dim, kernel_channels, values, omega_0=omega_0, center_range=center_range
             )
+        if not isinstance(kernel, KernelNetwork):
+            raise TypeError(f"Expected `kernel` to be a KernelNetwork, got {kernel!r}")
         if (kernel.dim, kernel.out_channels) != (dim, values):
             raise ValueError(
                 f"Expected a `kernel` from {dim} coordinates to {values} values, got one from "
@@ -142,10 +143,12 @@ class KernelConvolution(SavedSettings, MessagePassing):
             self._normalize(self._initial_moment())
 
     @torch.no_grad()
-    def normalize_on(self, domain: Points | Grid) -> None:
+    def normalize_on(self, domain: Points | AllPoints | Grid) -> None:
         """Scale the kernel so that its squared norm is 1 for every output on a domain."""
         if isinstance(domain, Points):
             moment = self._graph_moment(domain)
+        elif isinstance(domain, AllPoints):
+            moment = self._all_points_moment(domain)
         else:
             moment = self._grid_moment(domain.spacing, domain.taps_of(self), domain.bandlimit)
         self._normalize(moment)
@@ -163,6 +166,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
         Returns:
             The output, `[T, C_out]`, and the norm or None.
         """
+        check_type(x, self.kernel.readout.weight)
         collections = open_collections()
         with_moment = with_norm or bool(collections)
         readout, support, moment = self.readout(), self.support(), None
@@ -190,7 +194,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
                 weight=points.weight,
                 with_moment=with_moment,
             )
-        return self._finish(output), _share(_norm(moment, readout), collections)
+        return self._finish(output), _share(_kernel_norm(moment, readout), collections)
 
     def convolve_all_points(
         self, x: Tensor, points: AllPoints, *, with_norm: bool
@@ -205,20 +209,22 @@ class KernelConvolution(SavedSettings, MessagePassing):
         Returns:
             The output, `[T, C_out]`, and the norm or None.
         """
+        check_type(x, self.kernel.readout.weight)
         collections = open_collections()
-        output, norm = nufft_conv(
+        readout = self.readout()
+        output, moment = nufft_conv(
             x,
             points.pos,
             self._features(points.bandlimit),
-            self.readout(),
+            readout,
             self.support(),
             batch=points.clouds,
             weight=points.weight,
             tolerance=points.tolerance,
             period=points.period,
-            with_norm=with_norm or bool(collections),
+            with_moment=with_norm or bool(collections),
         )
-        return self._finish(output), _share(norm, collections)
+        return self._finish(output), _share(_kernel_norm(moment, readout), collections)
 
     def convolve_grid(
         self, x: Tensor, grid: Grid, *, with_norm: bool
@@ -233,6 +239,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
         Returns:
             The output in the same form, and the norm or None.
         """
+        check_type(x, self.kernel.readout.weight)
         collections = open_collections()
         signals = grid.output(x)
         if grid.weight is not None:
@@ -244,7 +251,7 @@ class KernelConvolution(SavedSettings, MessagePassing):
                 signals, kernel, causal=self.causal, periodic=grid.periodic, method=grid.method
             )
         output = self._finish(grid.features(output))
-        return output, _share(_norm(moment, readout), collections)
+        return output, _share(_kernel_norm(moment, readout), collections)
 
     def message(
         self,
@@ -319,6 +326,22 @@ class KernelConvolution(SavedSettings, MessagePassing):
             self._features(points.bandlimit),
             readout,
             support,
+            with_moment=True,
+        )
+        return cast(Tensor, moment)
+
+    def _all_points_moment(self, points: AllPoints) -> Tensor:
+        """Return the second moment of the basis over all pairs of points."""
+        readout = self.readout()
+        _, moment = nufft_conv(
+            readout.new_zeros(len(points.source), self.in_channels),
+            points.pos,
+            self._features(points.bandlimit),
+            readout,
+            self.support(),
+            batch=points.clouds,
+            tolerance=points.tolerance,
+            period=points.period,
             with_moment=True,
         )
         return cast(Tensor, moment)
@@ -411,8 +434,12 @@ def is_observed(layer: MessagePassing) -> bool:
     )
 
 
-def _norm(moment: Tensor | None, readout: Tensor) -> Tensor | None:
-    return None if moment is None else kernel_norm(moment, readout)
+def _kernel_norm(moment: Tensor | None, readout: Tensor) -> Tensor | None:
+    """Return the squared norm of a kernel from the second moment of its features."""
+    if moment is None:
+        return None
+    rows = readout.flatten(0, -2)
+    return ((rows @ moment) * rows).sum()
 
 
 def _share(norm: Tensor | None, collections: tuple[list[Tensor], ...]) -> Tensor | None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ccnn_geo.nn.checks import check_positive
 from ccnn_geo.ops import MAGNetWeights, magnet_features
 from ccnn_geo.ops.kernel_support import Features
+from ccnn_geo.ops.magnet import attenuation
+from ccnn_geo.ops.scalars import check_count
 
 
 class KernelNetwork(nn.Module):
@@ -41,8 +43,7 @@ class KernelNetwork(nn.Module):
             ("hidden_channels", hidden_channels),
             ("out_channels", out_channels),
         ):
-            if size < 1:
-                raise ValueError(f"Expected `{name}` >= 1, got {size}")
+            check_count(name, size)
         self.dim = dim
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels
@@ -67,10 +68,12 @@ class KernelNetwork(nn.Module):
             footprint: Width of the footprint per axis, in units of the coordinates.
 
         Raises:
-            ValueError: If the kernel is not a network of sines, or nothing is left of it.
+            ValueError: If this kind of network has no such expectation, or (on the CPU) nothing is
+                left of it.
         """
         raise ValueError(
-            f"Expected a kernel of sines for a `bandlimit`, got a {type(self).__name__}"
+            "Expected a MAGNet, GaborNet or FourierNet as the kernel for a `bandlimit`, got a "
+            f"{type(self).__name__}"
         )
 
     def forward(self, coordinates: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ class _FilterNetwork(KernelNetwork):
         self, dim: int, hidden_channels: int, out_channels: int, num_layers: int, omega_0: float
     ) -> None:
         super().__init__(dim, hidden_channels, out_channels)
-        self.num_layers = check_positive("num_layers", num_layers)
+        self.num_layers = check_count("num_layers", num_layers)
         self.omega_0 = check_positive("omega_0", omega_0)
         filters = num_layers + 1
         self.frequencies = nn.Parameter(torch.empty(filters, hidden_channels, dim))
@@ -301,14 +304,13 @@ class FourierNet(_FilterNetwork):
 
     def attenuated(self, footprint: tuple[float, ...]) -> Features:
         """Return the features with every sine as it is expected under a Gaussian footprint."""
-        return partial(self._features, footprint=footprint)
+        return partial(self._features, factors=attenuation(self.frequencies, footprint))
 
-    def _features(self, coordinates: Tensor, footprint: tuple[float, ...] | None) -> Tensor:
+    def _features(self, coordinates: Tensor, factors: Tensor | None) -> Tensor:
         angle = torch.einsum("...d,lhd->...lh", coordinates, self.frequencies) + self.phases
         sines = torch.sin(angle)
-        if footprint is not None:
-            widths = self.frequencies.new_tensor(footprint)
-            sines = sines * torch.exp(-0.5 * (self.frequencies * widths).square().sum(-1))
+        if factors is not None:
+            sines = sines * factors
         first, *others = sines.unbind(-2)
         hidden = first
         for sine, weight, bias in zip(others, self.weights, self.biases, strict=True):

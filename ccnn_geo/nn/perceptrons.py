@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ccnn_geo.nn.checks import check_positive
 from ccnn_geo.nn.kernels import KernelNetwork
+from ccnn_geo.ops.scalars import check_count
 
 
 class SIREN(KernelNetwork):
@@ -43,7 +44,7 @@ class SIREN(KernelNetwork):
         omega_0: float = 30.0,
     ) -> None:
         super().__init__(dim, hidden_channels, out_channels)
-        self.num_layers = check_positive("num_layers", num_layers)
+        self.num_layers = check_count("num_layers", num_layers)
         self.omega_0 = check_positive("omega_0", omega_0)
         self.layers = _linear_layers(dim, hidden_channels, num_layers)
         self.reset_parameters()
@@ -100,7 +101,7 @@ class MLP(KernelNetwork):
     ) -> None:
         super().__init__(dim, hidden_channels, out_channels)
         self.activation = activation
-        self.layers = _linear_layers(dim, hidden_channels, check_positive("num_layers", num_layers))
+        self.layers = _linear_layers(dim, hidden_channels, check_count("num_layers", num_layers))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

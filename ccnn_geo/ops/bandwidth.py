@@ -48,10 +48,11 @@ def kernel_bandwidth(
     r"""Return the frequencies beyond which a windowed kernel has next to no power, per axis.
 
     Beyond :math:`F_d` cycles per kernel unit on axis d lies at most `tolerance ** 2` of the power
-    of the kernel. The power spectrum along an axis, summed over all other frequencies, is the mean
-    power spectrum of the kernel on lines along this axis (Parseval's theorem). It is sampled on
-    evenly distributed lines, the same ones in every call, at a rate that doubles until the spectrum
-    ends in the lower half of the frequencies that the rate resolves.
+    of the kernel, on average over its channels, each relative to its own power. The power spectrum
+    along an axis, summed over all other frequencies, is the mean power spectrum of the kernel on
+    lines along this axis (Parseval's theorem). It is sampled on evenly distributed lines, the same
+    ones in every call, at a rate that doubles until the spectrum ends in the lower half of the
+    frequencies that the rate resolves.
 
     Args:
         features: The kernel network up to its last linear layer, see `point_conv`.
@@ -62,12 +63,15 @@ def kernel_bandwidth(
 
     Returns:
         The frequencies; infinite where the kernel varies faster than can be resolved.
+
+    Raises:
+        ValueError: If the kernel is not finite.
     """
-    rows = readout.flatten(0, -2)
+    rows = _leveled_rows(features, readout.flatten(0, -2), support, reach)
     # R^T R = U^T U: as many channels as features are enough to measure the power of all of them.
     if len(rows) > rows.size(1):
-        values, vectors = torch.linalg.eigh(rows.double().T @ rows.double())
-        rows = (vectors * values.clamp(min=0).sqrt()).T.to(rows.dtype)
+        values, vectors = torch.linalg.eigh(rows.T @ rows)
+        rows = (vectors * values.clamp(min=0).sqrt()).T
     frequencies = []
     for axis in range(len(reach)):
         samples, frequency = _MIN_SAMPLES, math.inf
@@ -83,6 +87,23 @@ def kernel_bandwidth(
     return tuple(frequencies)
 
 
+def _leveled_rows(
+    features: Features, rows: Tensor, support: KernelSupport, reach: tuple[float, ...]
+) -> Tensor:
+    """Return the rows of a readout, `[C, H + 1]`, scaled to kernels of the same power."""
+    basis = torch.cat(
+        [
+            support.basis(_lines(support, reach, axis, _MIN_SAMPLES).flatten(0, 1), features)
+            for axis in range(len(reach))
+        ]
+    ).double()
+    rows = rows.double()
+    power = ((rows @ (basis.T @ basis)) * rows).sum(-1)
+    if not bool(power.isfinite().all()):
+        raise ValueError("Expected a finite kernel and window, got NaN or infinity in weights")
+    return rows * torch.where(power > 0, power, 1.0).rsqrt().unsqueeze(-1)
+
+
 def _line_power(
     features: Features,
     rows: Tensor,
@@ -96,6 +117,15 @@ def _line_power(
     Frequencies are multiples of 1 / (4 reach): lines are padded to twice their length, or else the
     end of a kernel that ends abruptly would go unnoticed.
     """
+    basis = support.basis(_lines(support, reach, axis, samples), features)
+    spectrum = torch.fft.rfft(basis.double() @ rows.T, 2 * samples, dim=1)
+    power = spectrum.abs().square().sum(-1).mean(0)
+    power[1:-1] *= 2
+    return power
+
+
+def _lines(support: KernelSupport, reach: tuple[float, ...], axis: int, samples: int) -> Tensor:
+    """Return evenly distributed lines along an axis as offsets, `[lines, samples, D]`."""
     dim = len(reach)
     device = support.bounds.device
     lines = 1 if dim == 1 else min(max(_SAMPLES // samples, _LINES[0]), _LINES[1])
@@ -104,12 +134,7 @@ def _line_power(
     places = iter(_even_places(lines, dim - 1).to(device).unbind(-1))
     for own, end in enumerate(reach):
         offsets[..., own] = end * (steps if own == axis else next(places).unsqueeze(-1))
-    basis = support.basis(offsets.to(support.bounds.dtype), features)
-    kernel = basis @ rows.T
-    spectrum = torch.fft.rfft(kernel.double(), 2 * samples, dim=1)
-    power = spectrum.abs().square().sum(-1).mean(0)
-    power[1:-1] *= 2
-    return power
+    return offsets.to(support.bounds.dtype)
 
 
 def _even_places(count: int, dim: int) -> Tensor:

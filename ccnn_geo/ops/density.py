@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.neighbor_backends.checks import check_clouds
 from ccnn_geo.ops.neighbor_search import nearest_neighbors
 from ccnn_geo.ops.neighborhood import Neighborhood
+from ccnn_geo.ops.point_backends.checks import check_data
+from ccnn_geo.ops.scalars import check_count
 
 
 def compensate_density(
@@ -31,21 +34,39 @@ def compensate_density(
         The neighbours of every point (None if there is no graph), and its weight, `[N]`.
 
     Raises:
-        ValueError: If a density is not positive, or not finite.
+        TypeError: If `density` is not a tensor or `num_neighbors` not a whole number; see
+            `nearest_neighbors` for positions and clouds.
+        ValueError: If a density is missing, not positive, or not finite, or `num_neighbors` < 1;
+            see `nearest_neighbors` for positions and clouds.
     """
-    if not bool((density.isfinite() & (density > 0)).all()):
-        raise ValueError(f"Expected positive finite `density`, got {density.tolist()}")
+    check_data("batch", batch)
+    sizes = check_clouds(pos, batch)
+    clouds = torch.unique_consecutive(batch).tolist()
+    _check_density(density, clouds)
     weight = density.reciprocal().to(pos)[batch]
     if num_neighbors is None:
         return None, weight
-    degrees = (num_neighbors * density).round().long().clamp(min=1).tolist()
+    wanted = (check_count("num_neighbors", num_neighbors) * density[clouds]).round()
+    degrees = wanted.clamp(1, len(pos)).long().tolist()
     if len(set(degrees)) == 1:
         return nearest_neighbors(pos, degrees[0], batch), weight
-    ends = torch.bincount(batch, minlength=len(degrees)).cumsum(0).tolist()
-    index, counts = [], []
-    for start, end, degree in zip([0, *ends[:-1]], ends, degrees, strict=True):
-        found = nearest_neighbors(pos[start:end], degree)
+    index, counts, start = [batch.new_zeros(0)], [0], 0
+    for size, degree in zip(sizes, degrees, strict=True):
+        found = nearest_neighbors(pos[start : start + size], degree)
         index.append(found.index + start)
-        counts += [found.degree] * (end - start)
-    pointer = torch.tensor([0, *counts], device=pos.device).cumsum(0)
+        counts += [found.degree] * size
+        start += size
+    pointer = torch.tensor(counts, device=pos.device).cumsum(0)
     return Neighborhood(torch.cat(index), len(pos), len(pos), pointer=pointer), weight
+
+
+def _check_density(density: Tensor, clouds: list[int]) -> None:
+    check_data("density", density)
+    least = clouds[-1] + 1 if clouds else 0
+    if density.dim() != 1 or len(density) < least:
+        raise ValueError(
+            f"Expected `density` of shape [B] with one value for each of {least} clouds, got "
+            f"{list(density.shape)}"
+        )
+    if not bool((density.isfinite() & (density > 0)).all()):
+        raise ValueError(f"Expected positive finite `density`, got {density.tolist()}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.functorch import Looped, has_tangents, is_transformed
 from ccnn_geo.ops.grid_backends import direct, fft
 from ccnn_geo.ops.grid_backends.cost import Problem
 from ccnn_geo.ops.grid_backends.layout import Layout
@@ -52,6 +53,7 @@ def grid_conv(
         TypeError: If an operand is not floating point.
         ValueError: If shapes do not fit, an axis is empty, a causal axis is periodic, or there is
             no such method here.
+        RuntimeError: If it is differentiated in forward mode, or twice with more than three axes.
     """
     dim = x.dim() - 2
     wraps = (False,) * dim if periodic is None else tuple(periodic)
@@ -68,7 +70,13 @@ def grid_conv(
             if stop - start < taps:
                 kernel = kernel.narrow(axis, start, stop - start)
         left.append(before - start)
-    output = _grid_conv(x, kernel, left, list(wraps), method)
+    if has_tangents(x, kernel):
+        raise RuntimeError(
+            "Expected no forward-mode differentiation of a convolution on a grid, got tangents: "
+            "use the grid as a graph, `ops.dense_graph`"
+        )
+    arguments = x, kernel, left, list(wraps), method
+    output = _Convolution.apply(*arguments)[0] if is_transformed() else _grid_conv(*arguments)
     return output if bias is None else output + bias.to(x.dtype).view(-1, *(1,) * dim)
 
 
@@ -160,16 +168,35 @@ def _differentiable_gradients(ctx, grad, needs_x, needs_kernel):  # type: ignore
     x, kernel = ctx.saved_tensors
     if x.dim() - 2 > direct.MAX_DIM:
         raise RuntimeError(
-            f"Expected at most {direct.MAX_DIM} axes for second derivatives on grids, got "
-            f"{x.dim() - 2}: use the grid as a graph, `ops.dense_graph`"
+            f"Expected at most {direct.MAX_DIM} axes for second derivatives and `torch.func` on "
+            f"grids, got {x.dim() - 2}: use the grid as a graph, `ops.dense_graph`"
         )
-    output = direct.convolve(x, kernel, _layout(x, kernel, ctx.left, ctx.periodic))
-    wanted = [each for each, need in ((x, needs_x), (kernel, needs_kernel)) if need]
-    found = list(torch.autograd.grad(output, wanted, grad, create_graph=True))
-    return found.pop(0) if needs_x else None, found.pop(0) if needs_kernel else None
+    layout = _layout(x, kernel, ctx.left, ctx.periodic)
+
+    def convolve(x: Tensor, kernel: Tensor) -> Tensor:
+        return direct.convolve(x, kernel, layout)
+
+    grad_x, grad_kernel = torch.func.vjp(convolve, x, kernel)[1](grad)
+    return grad_x if needs_x else None, grad_kernel if needs_kernel else None
 
 
 _grid_conv.register_autograd(_differentiate, setup_context=_setup_context)
+
+
+class _Convolution(Looped):
+    """The operator, for `torch.func`."""
+
+    @staticmethod
+    def forward(*arguments):  # type: ignore[no-untyped-def]
+        """Run the operator."""
+        return (_grid_conv(*arguments),)
+
+    setup_context = staticmethod(_setup_context)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        """Differentiate through PyTorch's convolutions."""
+        return _differentiate(ctx, grad)
 
 
 def _layout(x: Tensor, kernel: Tensor, left: list[int], periodic: list[bool]) -> Layout:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ccnn_geo.ops.functorch import Looped, is_transformed
 from ccnn_geo.ops.kernel_support import Features, KernelSupport, Taps
 from ccnn_geo.ops.magnet import AxisFilters, GaborFilters, MAGNetWeights
 
@@ -71,9 +73,9 @@ def _render_chunks(
     chunks = support.tap_offsets(spacing, taps).split(max(1, CHUNK_ELEMENTS // readout.size(1)))
     if len(chunks) == 1:
         return evaluate(chunks[0])
-    kernels, moments = zip(
-        *(checkpoint(evaluate, chunk, use_reentrant=False) for chunk in chunks), strict=True
-    )
+    # `torch.func` does not support the hooks of checkpoints.
+    run = evaluate if is_transformed() else partial(checkpoint, evaluate, use_reentrant=False)
+    kernels, moments = zip(*map(run, chunks), strict=True)
     return torch.cat(kernels, -1), torch.stack(moments).sum(0)
 
 
@@ -187,15 +189,13 @@ class _Network(NamedTuple):
         return filters[:-1].chunk(len(self.weights) + 1)
 
 
-class _SeparableKernel(torch.autograd.Function):
+class _SeparableKernel(Looped):
     """The kernel `[C, K]` and its second moment, from filters that are products over the axes."""
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, coordinates, with_moment, readout, weights, biases, leading, *axis
+        coordinates, with_moment, readout, weights, biases, leading, *axis
     ):
-        ctx.coordinates, ctx.with_moment = coordinates, with_moment
-        ctx.save_for_backward(readout, weights, biases, leading, *axis)
         network = _Network(weights, biases)
         kernel = readout.new_empty(len(readout), leading.size(2) * len(coordinates))
         moment = readout.new_zeros((readout.size(1),) * 2 if with_moment else ())
@@ -208,6 +208,11 @@ class _SeparableKernel(torch.autograd.Function):
                 if with_moment:
                     moment.addmm_(basis, basis.T)
         return kernel, moment
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.coordinates, ctx.with_moment, *parts = inputs
+        ctx.save_for_backward(*parts)
 
     @staticmethod
     def backward(ctx, grad_kernel, grad_moment):  # type: ignore[no-untyped-def]
@@ -244,16 +249,15 @@ class _SeparableKernel(torch.autograd.Function):
 
 def _differentiable_gradients(ctx, grad_kernel, grad_moment):  # type: ignore[no-untyped-def]
     """Return gradients that can be differentiated themselves, evaluated in one piece."""
-    readout, weights, biases, leading, *axis = ctx.saved_tensors
-    filters = _product(leading, AxisFilters(*axis).evaluate(ctx.coordinates).product())
-    basis = _basis(filters, _Network(weights, biases).evaluate(filters)[0])
-    outputs, grads = [readout @ basis], [grad_kernel]
-    if ctx.with_moment:
-        outputs, grads = [*outputs, basis @ basis.T], [*grads, grad_moment]
-    needed = ctx.needs_input_grad[2:]
-    wanted = [part for part, need in zip(ctx.saved_tensors, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True))
-    return tuple(next(found) if need else None for need in needed)
+
+    def evaluate(*parts):  # type: ignore[no-untyped-def]
+        readout, weights, biases, leading, *axis = parts
+        filters = _product(leading, AxisFilters(*axis).evaluate(ctx.coordinates).product())
+        basis = _basis(filters, _Network(weights, biases).evaluate(filters)[0])
+        return (readout @ basis, basis @ basis.T) if ctx.with_moment else (readout @ basis,)
+
+    pull = torch.func.vjp(evaluate, *ctx.saved_tensors)[1]
+    return pull((grad_kernel, grad_moment) if ctx.with_moment else (grad_kernel,))
 
 
 def _product(leading: Tensor, factors: Tensor) -> Tensor:

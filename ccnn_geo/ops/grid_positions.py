@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.scalars import is_count, is_positive, spread
+
 
 def grid_positions(
     size: tuple[int, ...],
@@ -29,7 +31,7 @@ def grid_positions(
     Raises:
         ValueError: If an axis is empty, or a step not positive or missing.
     """
-    _check_size(size)
+    size = check_size(size)
     steps = per_axis("spacing", spacing, len(size))
     dtype = dtype or torch.get_default_dtype()
     axes = (
@@ -55,7 +57,7 @@ def dense_graph(size: tuple[int, ...], *, device: torch.device | str | None = No
     Raises:
         ValueError: If an axis is empty.
     """
-    _check_size(size)
+    size = check_size(size)
     cells = torch.arange(math.prod(size), device=device)
     return torch.stack([cells.repeat(len(cells)), cells.repeat_interleave(len(cells))])
 
@@ -66,10 +68,10 @@ def per_axis(name: str, value: float | tuple[float, ...], dim: int) -> tuple[flo
     Raises:
         ValueError: If there are not `dim` values, or one is not a positive finite number.
     """
-    values = (float(value),) * dim if isinstance(value, (int, float)) else tuple(map(float, value))
-    if len(values) != dim or not all(0 < each < math.inf for each in values):
-        raise ValueError(f"Expected `{name}` to be positive, one number or {dim}, got {value}")
-    return values
+    values = spread(value, dim)
+    if len(values) != dim or not all(map(is_positive, values)):
+        raise ValueError(f"Expected `{name}` to be positive, one number or {dim}, got {value!r}")
+    return tuple(map(float, values))
 
 
 def per_axis_period(
@@ -83,19 +85,23 @@ def per_axis_period(
     Raises:
         ValueError: If there are not `dim` values, or one is neither None nor positive and finite.
     """
-    if period is None:
-        return None
-    values = (period,) * dim if isinstance(period, (int, float)) else tuple(period)
-    if len(values) != dim or not all(each is None or 0 < each < math.inf for each in values):
+    values = spread(period, dim)
+    if len(values) != dim or not all(each is None or is_positive(each) for each in values):
         raise ValueError(
             f"Expected `period` to be positive, one number or {dim} with None for axes that are "
-            f"not periodic, got {period}"
+            f"not periodic, got {period!r}"
         )
     if all(each is None for each in values):
         return None
     return tuple(None if each is None else float(each) for each in values)
 
 
-def _check_size(size: tuple[int, ...]) -> None:
-    if len(size) == 0 or min(size) < 1:
-        raise ValueError(f"Expected `size` to have at least one cell per axis, got {tuple(size)}")
+def check_size(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the numbers of cells of a grid, at least one along every axis.
+
+    Raises:
+        ValueError: If there is no axis, or one without a cell.
+    """
+    if not isinstance(size, (tuple, list)) or not size or not all(map(is_count, size)):
+        raise ValueError(f"Expected `size` to have at least one cell per axis, got {size!r}")
+    return tuple(map(int, size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ccnn_geo.ops.magnet import MAGNetWeights, magnet_features
+from ccnn_geo.ops.scalars import is_number, plain
 
 SUPPORT_TOLERANCE = 1e-6
 """Distance past the end of its support up to which a kernel is still evaluated, in units of the
@@ -60,6 +62,13 @@ class KernelSupport:
         if causal:
             upper = torch.zeros_like(upper)
         self.bounds = torch.stack([lower, upper])
+
+    def double(self) -> KernelSupport:
+        """Return the same support for kernels in float64."""
+        support = copy.copy(self)
+        support.inverse_sigma = self.inverse_sigma.double()
+        support.bounds = self.bounds.double()
+        return support
 
     @torch.compiler.disable
     def reach(self) -> tuple[float, ...]:
@@ -157,6 +166,18 @@ class KernelSupport:
         )
         window = self.window(offsets).unsqueeze(-1) * inside
         return torch.cat([window * torch.where(inside, hidden, 0.0), window], -1)
+
+
+def check_cutoff(cutoff: float) -> float:
+    """Return the cutoff of a window, which has to be in [0, 1).
+
+    Raises:
+        ValueError: If it is not.
+    """
+    cutoff = plain(cutoff)
+    if not (is_number(cutoff) and 0 <= cutoff < 1):
+        raise ValueError(f"Expected `window_cutoff` in [0, 1), got {cutoff!r}")
+    return cutoff
 
 
 def _integers(first: int, last: int, device: torch.device) -> Tensor:

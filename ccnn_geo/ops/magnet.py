@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.functorch import is_vmapped
+
 
 class MAGNetWeights(NamedTuple):
     r"""The weights of a multiplicative anisotropic Gabor network with L filters of width H.
@@ -56,22 +58,36 @@ class MAGNetWeights(NamedTuple):
         """
         if len(self.weights) == 0:
             raise ValueError("Expected a network with a linear map between filters, got one filter")
-        widths = torch.tensor(footprint, dtype=torch.float64, device=self.frequencies.device)
-        turns = (self.frequencies.double() * widths).square().sum(-1)
-        factors = torch.exp(-0.5 * turns).to(self.weights.dtype)
-        if factors.device.type == "cpu" and not torch.compiler.is_compiling():
-            weakest = float(factors.detach().amax(1).min())
-            if weakest < torch.finfo(factors.dtype).eps:
-                raise ValueError(
-                    "Expected a `bandlimit` that leaves something of the kernel, got one at which "
-                    f"the slowest sine of a filter keeps {weakest:.1e} of its amplitude: choose a "
-                    "smaller `omega_0`, or a higher `bandlimit`"
-                )
+        factors = attenuation(self.frequencies, footprint)
         weights = self.weights * factors[1:].unsqueeze(-1)
         first = weights[:1] * factors[0]
         return self._replace(
             weights=torch.cat([first, weights[1:]]), biases=self.biases * factors[1:]
         )
+
+
+def attenuation(frequencies: Tensor, footprint: tuple[float, ...]) -> Tensor:
+    """Return the factors by which a Gaussian footprint attenuates sines, `[L, H]`.
+
+    Args:
+        frequencies: Radians per unit of coordinate, `[L, H, D]`.
+        footprint: Width of the footprint per axis, in units of the coordinates.
+
+    Raises:
+        ValueError: If (on the CPU) nothing is left of a filter.
+    """
+    widths = torch.tensor(footprint, dtype=torch.float64, device=frequencies.device)
+    turns = (frequencies.double() * widths).square().sum(-1)
+    factors = torch.exp(-0.5 * turns).to(frequencies.dtype)
+    if factors.device.type == "cpu" and not torch.compiler.is_compiling() and not is_vmapped():
+        weakest = float(factors.detach().amax(1).min())
+        if weakest < torch.finfo(factors.dtype).eps:
+            raise ValueError(
+                "Expected a `bandlimit` that leaves something of the kernel, got one at which the "
+                f"slowest sine of a filter keeps {weakest:.1e} of its amplitude: choose a smaller "
+                "`omega_0`, or a higher `bandlimit`"
+            )
+    return factors
 
 
 class GaborFilters(NamedTuple):

@@ -7,18 +7,18 @@ apply. All backends return the same neighbours, ties aside.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from ccnn_geo.ops.grid_positions import per_axis_period
 from ccnn_geo.ops.neighbor_backends import scipy, torch_cluster
 from ccnn_geo.ops.neighbor_backends import torch as torch_search
-from ccnn_geo.ops.neighbor_backends.checks import check_clouds, check_count, check_flow
+from ccnn_geo.ops.neighbor_backends.checks import check_clouds, check_flow
 from ccnn_geo.ops.neighbor_backends.registry import choose
+from ccnn_geo.ops.neighbor_backends.scaling import rescaled
 from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
 from ccnn_geo.ops.periodic import Period, shortest, wrap
+from ccnn_geo.ops.scalars import check_count, is_positive, plain
 
 _NEAREST = {
     "torch": torch_search.nearest,
@@ -61,12 +61,12 @@ def nearest_neighbors(
             `period` is not positive.
         RuntimeError: If the backend cannot search these points here.
     """
-    check_count("k", k)
-    sizes = [size for size in check_clouds(pos, batch) if size > 0]
-    lengths = per_axis_period(period, pos.size(1))
+    k = check_count("k", k)
+    sizes = check_clouds(pos, batch)
+    pos, lengths, _ = rescaled(pos.detach(), per_axis_period(period, pos.size(1)))
     name = choose(backend, pos, k, max(sizes, default=0), lengths)
     with torch.autocast(pos.device.type, enabled=False):
-        points = pos.detach() if lengths is None else wrap(pos.detach(), lengths)
+        points = pos if lengths is None else wrap(pos, lengths)
         tables = _nearest(name, points, sizes, k, ordered, lengths)
     if len({table.size(1) for table in tables}) <= 1:
         table = torch.cat(tables) if tables else pos.new_zeros(0, k, dtype=torch.int64)
@@ -112,14 +112,16 @@ def knn_graph(
             `period`.
         RuntimeError: If the backend cannot search these points here.
     """
-    check_count("k", k)
+    k = check_count("k", k)
     check_flow(flow)
     if cosine:
         if period is not None:
             raise ValueError(f"Expected no `period` with `cosine`, got {period}")
         # On the unit sphere, the nearest in angle are the nearest in distance.
         check_clouds(x, batch)
-        x = torch.nn.functional.normalize(x, dim=1)
+        x = x.detach()
+        longest = x.abs().amax(1, keepdim=True)  # rows of any length: squares could vanish
+        x = torch.nn.functional.normalize(x / longest.masked_fill(longest == 0, 1.0), dim=1)
     neighbors = nearest_neighbors(x, k if loop else k + 1, batch, period=period, backend=backend)
     edge_index = neighbors.edge_index
     if not loop:
@@ -163,18 +165,19 @@ def radius_graph(
         RuntimeError: If the backend cannot search these points here.
     """
     if max_num_neighbors is not None:
-        check_count("max_num_neighbors", max_num_neighbors)
+        max_num_neighbors = check_count("max_num_neighbors", max_num_neighbors)
     check_flow(flow)
     if backend == "torch_cluster":
         raise ValueError("Expected `backend` to be auto, torch or scipy, got 'torch_cluster'")
-    sizes = [size for size in check_clouds(x, batch) if size > 0]
+    sizes = check_clouds(x, batch)
     lengths = per_axis_period(period, x.size(1))
-    _check_radius(r, lengths)
+    r = _check_radius(r, lengths)
+    x, lengths, factor = rescaled(x.detach(), lengths)
     name = choose(backend, x, 1, max(sizes, default=0), lengths)
     edges, start = [x.new_zeros(2, 0, dtype=torch.int64)], 0
     with torch.autocast(x.device.type, enabled=False):
-        for cloud in x.detach().split(sizes):
-            found = _within(name, cloud, r, loop, lengths)
+        for cloud in x.split(sizes):
+            found = _within(name, cloud, r * factor, loop, lengths)
             if max_num_neighbors is not None:
                 found = _first_of_targets(found, len(cloud), max_num_neighbors)
             edges.append(found + start)
@@ -183,15 +186,17 @@ def radius_graph(
     return edge_index if flow == "source_to_target" else edge_index.flip(0)
 
 
-def _check_radius(r: float, period: Period | None) -> None:
-    if not 0 < r < math.inf:
-        raise ValueError(f"Expected `r` to be positive and finite, got {r}")
+def _check_radius(r: float, period: Period | None) -> float:
+    r = plain(r)
+    if not is_positive(r):
+        raise ValueError(f"Expected `r` to be positive and finite, got {r!r}")
     for length in period or ():
         if length is not None and r > length / 2:
             raise ValueError(
                 f"Expected `period` of at least twice the radius, {r}, because a point is a "
                 f"neighbour once at most, got {length}: repeat the points over several periods"
             )
+    return r
 
 
 def _nearest(
@@ -248,4 +253,4 @@ def _first_of_targets(edge_index: Tensor, num_targets: int, count: int) -> Tenso
     target = edge_index[1]
     first = torch.searchsorted(target, torch.arange(num_targets, device=target.device))
     rank = torch.arange(len(target), device=target.device) - first[target]
-    return edge_index[:, rank < count]
+    return edge_index[:, rank < min(count, len(target))]

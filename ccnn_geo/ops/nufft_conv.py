@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_jump, kernel_reach
+from ccnn_geo.ops.functorch import has_tangents, is_transformed, outside_transforms, unwrapped
 from ccnn_geo.ops.grid_backends.layout import fast_length
 from ccnn_geo.ops.grid_kernels import render_kernel
+from ccnn_geo.ops.grid_positions import per_axis_period
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
+from ccnn_geo.ops.magnet import MAGNetWeights
+from ccnn_geo.ops.neighbor_backends.checks import check_clouds
 from ccnn_geo.ops.neighborhood import Neighborhood
 from ccnn_geo.ops.nufft_backends.finufft import FinufftTransform, is_available, missing_package
 from ccnn_geo.ops.nufft_backends.spreading import SpreadingTransform
 from ccnn_geo.ops.nufft_backends.transform import Modes, Transform, analyze, synthesize
 from ccnn_geo.ops.periodic import Period, check_half_period
 from ccnn_geo.ops.point_backends import registry as point_backends
-from ccnn_geo.ops.point_conv import kernel_norm, point_conv
+from ccnn_geo.ops.point_backends.checks import as_pair, check_operands, check_unmapped
+from ccnn_geo.ops.point_backends.operands import without_edges
+from ccnn_geo.ops.point_conv import point_conv
+from ccnn_geo.ops.scalars import is_number, plain
 
 Method = Literal["auto", "nufft", "direct"]
 
 MEMORY_BUDGET = 4 * 2**30
-"""Bytes that the spectra and the sampled kernel of a convolution may take."""
+"""Bytes that the spectra of a convolution may take, gradients included."""
 
 BACKENDS: dict[str, Callable[..., Transform]] = {
     "torch": SpreadingTransform,
     "finufft": FinufftTransform,
 }
 
-_FULL_KERNEL_CHUNK = 2**14
-"""Modes at which a full kernel is multiplied at a time."""
+_SINGLE_TOLERANCE = 1e-6
+"""Least tolerance of a computation in single precision."""
+
+_MAX_MODES = 2**40
+"""Modes of an axis beyond which no box is sized: no memory holds them."""
+
+_COPIES = 3
+"""Spectra of one kind that are alive at a time: these, in backward their gradients, and those that
+are being computed."""
+
+_MIXED_VALUES = 2**23
+"""Products with a full kernel that are held at a time."""
 
 MAX_PAIRS = 2**25
 """Pairs of points that are summed one by one at most."""
@@ -61,11 +78,11 @@ def nufft_conv(
     readout: Tensor,
     support: KernelSupport,
     *,
-    batch: Tensor | tuple[Tensor, Tensor] | None = None,
+    batch: Tensor | tuple[Tensor | None, Tensor | None] | None = None,
     weight: Tensor | None = None,
     tolerance: float = 1e-3,
-    period: Period | None = None,
-    with_norm: bool = False,
+    period: float | tuple[float | None, ...] | None = None,
+    with_moment: bool = False,
     method: Method = "auto",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
@@ -80,9 +97,12 @@ def nufft_conv(
     and a transform back. The box is the cloud's own, longer by the reach of the kernel so that
     nothing wraps around; on a periodic axis it is the period.
 
-    The error relative to the sum over all pairs is about the tolerance. The number of modes follows
-    from it and from the bandwidth of the kernel, see `kernel_bandwidth`. Gradients reach features,
-    positions, weights and all parameters; they can be differentiated again.
+    The error of a channel is about the tolerance relative to its sums over all pairs, as long as
+    these are no small differences, or the points so far apart that only the tails of the kernel
+    meet them. The number of modes follows from the tolerance and from the bandwidth of the kernel,
+    see `kernel_bandwidth`. Gradients reach features, positions, weights and all parameters; they
+    can be differentiated again, also by the transforms of `torch.func`, except in forward mode, and
+    by `vmap` over features only.
 
     Where clouds are so small that the transforms would take longer, or where no number of modes
     resolves the kernel, up to `MAX_PAIRS` pairs are summed one by one.
@@ -97,83 +117,81 @@ def nufft_conv(
         batch: Cloud of every point, sorted, `[N]`, or a pair; one cloud unless given.
         weight: Quadrature weight of every source, `[S]`.
         tolerance: Relative error, in (1e-12, 1); computed in float64 below 1e-6.
-        period: Period of the positions per axis, None where there is none.
-        with_norm: If True, also return the kernel norm.
+        period: Period of the positions, a number, or one per axis with None where there is none.
+        with_moment: If True, also return the second moment of the basis.
         method: `"nufft"`, `"direct"` for the sum pair by pair, or `"auto"` for the faster.
         backend: `"finufft"`, `"torch"`, or `"auto"` for FINUFFT where it is installed.
 
     Returns:
-        The output `[T, C]` or `[T, O]`, and the squared norm of the windowed kernel, summed over
-        the sources and averaged over the targets (None unless asked for).
+        The output `[T, C]` or `[T, O]`, and the mean over targets of the second moment of the basis
+        as in `point_conv`, `[H + 1, H + 1]` (None unless asked for).
 
     Raises:
-        TypeError: If the kernel is in 16 bits.
-        ValueError: If an argument is out of range, the kernel is causal or ends abruptly, a period
-            is shorter than twice the reach of the kernel, or the spectra would not fit into
-            `MEMORY_BUDGET`.
+        TypeError: If an operand is not a dense floating-point tensor, positions are in 16 bits, the
+            kernel is in 16 bits, or in float32 with a tolerance below 1e-6 and no MAGNet.
+        ValueError: If shapes or devices do not fit one another, a value is not finite, `batch` is
+            not sorted or given for either sources or targets only, another argument is out of
+            range, the kernel is causal or ends abruptly, a period is shorter than twice the reach
+            of the kernel, `vmap` maps over another operand than features and weights, or the
+            spectra would not fit into `MEMORY_BUDGET`.
         RuntimeError: If the requested backend is not installed.
     """
-    check_tolerance(tolerance)
+    tolerance = check_tolerance(tolerance)
     if method not in get_args(Method):
         raise ValueError(f"Expected `method` to be one of {get_args(Method)}, got {method!r}")
-    if support.shift != 0.0:
-        raise ValueError(
-            "Expected a kernel that is not causal: a causal kernel ends abruptly at the present, "
-            "which no number of modes resolves. Use a graph or grid"
-        )
-    if readout.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"Expected a kernel in float32 or float64, got {readout.dtype}, whose rounding errors "
-            "have no bandlimit; features may be in 16 bits"
-        )
+    pair, clouds = _checked(x, pos, batch, features, readout, support, weight)
+    _check_kernel(features, readout, support, tolerance)
     make = BACKENDS[choose_backend(backend, x.device)]
-    single = pos[0] if isinstance(pos, tuple) else pos
-    pos = pos if isinstance(pos, tuple) else (pos, pos)
-    source = support.scaled(single)
-    target = source if pos[1] is pos[0] else support.scaled(pos[1])
+    lengths = per_axis_period(period, pair[0].size(1))
     if weight is not None:
         x = x * weight.to(x.dtype).unsqueeze(-1)
-    single_digits = tolerance >= 1e-6 and readout.dtype != torch.float64
-    dtype = torch.float32 if single_digits else torch.float64
-    channels = readout.size(0)
-    if len(source) == 0 or len(target) == 0:
-        zero = x.sum() * 0 + readout.sum().to(x.dtype) * 0
-        return zero.expand(len(target), channels), zero if with_norm else None
-
+    if readout.dtype == torch.float32 and tolerance < _SINGLE_TOLERANCE:
+        features, readout, support = _in_double(features, readout, support)
+    input_dtype, dtype = x.dtype, readout.dtype
     with torch.autocast(x.device.type, enabled=False):
+        source = support.scaled(pair[0])
+        target = source if pair[1] is pair[0] else support.scaled(pair[1])
+        if len(source) == 0 or len(target) == 0:
+            output, moment = without_edges(x, source, target, features, readout, support)
+            return output.to(input_dtype), moment if with_moment else None
         reach, band = _resolution(features, readout, support, tolerance)
-        wrap = _scaled_period(period, support, reach)
-        clouds = list(_clouds(source, target, batch))
+        wrap = _scaled_period(lengths, support, reach)
         boxes = [_box(source[own], target[other], reach, band, wrap) for own, other in clouds]
         if _sums_pairs(method, clouds, boxes, wrap, readout):
             graph = Neighborhood.complete(clouds, len(source), device=x.device)
-            output, moment = point_conv(
-                x, pos, graph, features, readout, support, with_moment=with_norm
+            output, second = point_conv(
+                x, pair, graph, features, readout, support, with_moment=with_moment
             )
-            return output, None if moment is None else kernel_norm(moment, readout)
-        _check_memory(boxes, readout, support, band, tolerance)
+            return output.to(input_dtype), second
+        _check_memory(
+            [box for _, box in boxes], readout, support, reach, band, tolerance, with_moment
+        )
 
         def transforms(angles: Tensor, modes: Modes) -> Transform:
-            return make(angles, modes, tolerance / 4, dtype)
+            points = unwrapped(angles.detach())
+            with outside_transforms(points):
+                return make(points, modes, tolerance / 4, dtype)
 
         values = x.to(dtype).t()
         kernels: dict[Box, Tensor] = {}
-        shares, norm = [], readout.new_zeros(())
+        shares, moment = [], readout.new_zeros(())
         for (own, other), (center, box) in zip(clouds, boxes, strict=True):
             if box not in kernels:
                 kernels[box] = _kernel_spectrum(features, readout, support, reach, box)
             here = _angles(source[own], center, box)
             there = here if target is source else _angles(target[other], center, box)
-            forth = transforms(here.detach(), box.modes)
-            back = forth if there is here else transforms(there.detach(), box.modes)
+            forth = transforms(here, box.modes)
+            back = forth if there is here else transforms(there, box.modes)
             spectrum = analyze(values[:, own].contiguous(), here, forth, box.modes)
-            spectrum = _multiply(kernels[box].to(spectrum.dtype), spectrum, readout)
+            spectrum = _multiply(kernels[box], spectrum, readout)
             shares.append(synthesize(spectrum, there, back, box.modes).t())
-            if with_norm:
-                pair = (here, there)
-                norm = norm + _pair_norm(features, readout, support, reach, box, pair, transforms)
-    output = torch.cat(shares).to(x.dtype)
-    return output, norm / len(target) if with_norm else None
+            if with_moment:
+                angles = (here, there)
+                moment = moment + _pair_moment(
+                    features, readout, support, reach, box, angles, transforms
+                )
+    output = torch.cat(shares).to(input_dtype)
+    return output, moment / len(target) if with_moment else None
 
 
 def check_tolerance(tolerance: float) -> float:
@@ -182,8 +200,9 @@ def check_tolerance(tolerance: float) -> float:
     Raises:
         ValueError: If it is not.
     """
-    if not 1e-12 < tolerance < 1:
-        raise ValueError(f"Expected `tolerance` in (1e-12, 1), got {tolerance}")
+    tolerance = plain(tolerance)
+    if not (is_number(tolerance) and 1e-12 < tolerance < 1):
+        raise ValueError(f"Expected `tolerance` in (1e-12, 1), got {tolerance!r}")
     return tolerance
 
 
@@ -233,6 +252,68 @@ def choose_backend(name: str, device: torch.device) -> str:
     return name
 
 
+def _checked(
+    x: Tensor,
+    pos: Tensor | tuple[Tensor, Tensor],
+    batch: Tensor | tuple[Tensor | None, Tensor | None] | None,
+    features: Features,
+    readout: Tensor,
+    support: KernelSupport,
+    weight: Tensor | None,
+) -> tuple[tuple[Tensor, Tensor], list[tuple[slice, slice]]]:
+    """Check operands; return positions of sources and targets, and both of every cloud."""
+    source, target = as_pair("pos", pos)
+    numbers, target_numbers = as_pair("batch", batch)
+    check_operands(x, (source, target), (len(x), len(target)), features, readout, support, weight)
+    network = features if isinstance(features, MAGNetWeights) else ()
+    kernel = readout, support.inverse_sigma, *network
+    if has_tangents(x, source, target, *kernel):
+        raise RuntimeError(
+            "Expected no forward-mode differentiation of a convolution over all pairs of points, "
+            "got tangents: use the graph of all pairs"
+        )
+    sizes = [check_clouds(source, numbers)]
+    if target is not source or target_numbers is not numbers:
+        sizes.append(check_clouds(target, target_numbers))
+    if (numbers is None) != (target_numbers is None):
+        raise ValueError("Expected `batch` for sources and targets, got one for either only")
+    for part in kernel:
+        check_unmapped("weights of the kernel", part)
+    return (source, target), _clouds((numbers, target_numbers), (len(source), len(target)))
+
+
+def _check_kernel(
+    features: Features, readout: Tensor, support: KernelSupport, tolerance: float
+) -> None:
+    if support.shift != 0.0:
+        raise ValueError(
+            "Expected a kernel that is not causal: a causal kernel ends abruptly at the present, "
+            "which no number of modes resolves. Use a graph or grid"
+        )
+    if readout.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"Expected a kernel in float32 or float64, got {readout.dtype}, whose rounding errors "
+            "have no bandlimit; features may be in 16 bits"
+        )
+    if (
+        readout.dtype == torch.float32
+        and tolerance < _SINGLE_TOLERANCE
+        and not isinstance(features, MAGNetWeights)
+    ):
+        raise TypeError(
+            f"Expected a kernel in float64 for a `tolerance` below {_SINGLE_TOLERANCE:g}, got "
+            "float32, whose rounding errors have no bandlimit"
+        )
+
+
+def _in_double(
+    features: Features, readout: Tensor, support: KernelSupport
+) -> tuple[Features, Tensor, KernelSupport]:
+    """Return a MAGNet as a kernel in float64."""
+    network = MAGNetWeights(*(part.double() for part in cast(MAGNetWeights, features)))
+    return network, readout.double(), support.double()
+
+
 def _resolution(
     features: Features, readout: Tensor, support: KernelSupport, tolerance: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -261,19 +342,20 @@ def _scaled_period(
 
 
 def _clouds(
-    source: Tensor, target: Tensor, batch: Tensor | tuple[Tensor, Tensor] | None
-) -> Iterator[tuple[slice, slice]]:
-    """Yield the sources and targets of every cloud that has targets."""
+    numbers: tuple[Tensor | None, Tensor | None], counts: tuple[int, int]
+) -> list[tuple[slice, slice]]:
+    """Return the sources and targets of every cloud that has targets."""
+    spans = [_spans(*each) for each in zip(numbers, counts, strict=True)]
+    return [(spans[0].get(number, slice(0, 0)), span) for number, span in spans[1].items()]
+
+
+def _spans(batch: Tensor | None, count: int) -> dict[int, slice]:
+    """Return the points of every cloud by its number."""
     if batch is None:
-        yield slice(0, len(source)), slice(0, len(target))
-        return
-    pair = batch if isinstance(batch, tuple) else (batch, batch)
-    size = max((int(each[-1]) + 1 for each in pair if len(each)), default=0)
-    ends = [torch.bincount(each, minlength=size).cumsum(0).tolist() for each in pair]
-    starts = [[0, *each[:-1]] for each in ends]
-    for start, end, first, last in zip(starts[0], ends[0], starts[1], ends[1], strict=True):
-        if last > first:
-            yield slice(start, end), slice(first, last)
+        return {0: slice(0, count)}
+    numbers, sizes = torch.unique_consecutive(batch, return_counts=True)
+    ends = sizes.cumsum(0).tolist()
+    return dict(zip(numbers.tolist(), map(slice, [0, *ends], ends), strict=True))
 
 
 @torch.no_grad()
@@ -291,8 +373,8 @@ def _box(
     lengths, modes = [], []
     for side, end, frequency, wrap in zip((high - low).tolist(), reach, band, period, strict=True):
         length = max(side + end, 2 * end) if wrap is None else wrap
-        if math.isinf(frequency * length):
-            return (low + high) / 2, Box((math.inf,) * len(reach), (0,) * len(reach))
+        if 2 * frequency * length > _MAX_MODES:
+            return (low + high) / 2, Box((math.inf,) * len(reach), (_MAX_MODES,) * len(reach))
         count = fast_length(math.ceil(2 * frequency * length) + 1, odd=True)
         if wrap is None and frequency > 0:
             # The step depends on the bandwidth only, so that clouds of equal modes share a kernel.
@@ -303,35 +385,61 @@ def _box(
 
 
 def _check_memory(
-    boxes: list[tuple[Tensor, Box]],
+    boxes: list[Box],
     readout: Tensor,
     support: KernelSupport,
+    reach: tuple[float, ...],
     band: tuple[float, ...],
     tolerance: float,
+    with_moment: bool,
 ) -> None:
-    """Raise ValueError if the spectra of a box would take more than `MEMORY_BUDGET`."""
-    channels = max(readout.shape[:-1])
-    for _, box in boxes:
-        # Features, output and their product or the kernel, with an oversampled copy of one.
-        needed = 8 * 6 * channels * math.prod(box.modes)
-        if 0 < needed <= MEMORY_BUDGET:
-            continue
-        cycles = [f"{each * scale:.3g}" for each, scale in zip(band, support.scale, strict=True)]
-        jump = kernel_jump(support)
-        reason = (
-            f"the kernel ends abruptly, where its window is still {jump:.2g} of its peak (see "
-            "`window_cutoff`)"
-            if jump > tolerance
-            else f"the kernel varies at up to {', '.join(cycles)} cycles per unit of `pos`"
+    """Raise ValueError if the spectra of all clouds would take more than `MEMORY_BUDGET`."""
+    needed = sum(
+        _needed_bytes(box, readout, reach, with_moment, with_kernel=number == boxes.index(box))
+        for number, box in enumerate(boxes)
+    )
+    if needed <= MEMORY_BUDGET:
+        return
+    cycles = [f"{each * scale:.3g}" for each, scale in zip(band, support.scale, strict=True)]
+    jump = kernel_jump(support)
+    reason = (
+        f"the kernel ends abruptly, where its window is still {jump:.2g} of its peak (see "
+        "`window_cutoff`)"
+        if jump > tolerance
+        else f"the kernel varies at up to {', '.join(cycles)} cycles per unit of `pos`"
+    )
+    largest = max(boxes, key=lambda box: math.prod(box.modes))
+    modes = " x ".join(map(str, largest.modes))
+    bound = math.inf in largest.length
+    raise ValueError(
+        f"Expected spectra of at most {MEMORY_BUDGET / 2**30:g} GiB, but {reason}: a box of the "
+        f"size of the largest cloud needs {'more than ' if bound else ''}{modes} modes of "
+        f"{readout.size(-2)} channels"
+        + ("" if bound else f", and all clouds {needed / 2**30:.3g} GiB")
+        + (". Choose" if jump > tolerance else ". Set a `bandlimit`, or choose")
+        + " a larger `tolerance`"
+        + (" or fewer clouds at a time" if len(boxes) > 1 else "")
+    )
+
+
+def _needed_bytes(
+    box: Box, readout: Tensor, reach: tuple[float, ...], with_moment: bool, with_kernel: bool
+) -> float:
+    """Return the memory that one cloud takes until its gradients are known.
+
+    Depthwise kernels have a spectrum per channel, full ones one for every feature of their network.
+    """
+    width = readout.size(-1)
+    kernel = readout.size(0) if readout.dim() == 2 else width
+    spectra = readout.size(-2) + readout.size(0) + kernel * with_kernel
+    values = float(_COPIES * spectra * math.prod(box.modes))
+    if with_moment:
+        reached = math.prod(
+            min(1.0, 2 * end / length) for end, length in zip(reach, box.length, strict=True)
         )
-        modes = " x ".join(map(str, box.modes)) if needed else "an unbounded number of"
-        raise ValueError(
-            f"Expected spectra of at most {MEMORY_BUDGET / 2**30:g} GiB, but {reason}: a box of "
-            f"this size needs {modes} modes of {channels} channels"
-            + (f", {needed / 2**30:.3g} GiB. " if needed else ". ")
-            + ("Choose" if jump > tolerance else "Set a `bandlimit`, or choose")
-            + " a larger `tolerance`"
-        )
+        fine = math.prod(2 * count for count in box.modes)
+        values += _COPIES * fine * (1 + width * reached)
+    return values * readout.dtype.itemsize
 
 
 def _angles(pos: Tensor, center: Tensor, box: Box) -> Tensor:
@@ -377,22 +485,22 @@ def _kernel_spectrum(
     box: Box,
 ) -> Tensor:
     """Return the Fourier coefficients of a depthwise kernel, or of the basis of a full one."""
-    if readout.dim() == 3:
-        readout = torch.eye(readout.size(-1), dtype=readout.dtype, device=readout.device)
-    return _series(_samples(features, readout, support, reach, box), box)
+    rows = readout if readout.dim() == 2 else _identity(readout)
+    return _series(_samples(features, rows, support, reach, box), box)
 
 
 def _multiply(kernel: Tensor, spectrum: Tensor, readout: Tensor) -> Tensor:
     """Return the spectrum of the output, `[C, ...]` or `[O, ...]`."""
     if readout.dim() == 2:
         return kernel * spectrum
+    step = max(1, _MIXED_VALUES // readout[:, 0].numel())
+    parts = zip(kernel.flatten(1).split(step, 1), spectrum.flatten(1).split(step, 1), strict=True)
+    # `torch.func` does not support the hooks of checkpoints.
     shares = [
-        checkpoint(_multiply_full, basis, part, readout, use_reentrant=False)
-        for basis, part in zip(
-            kernel.flatten(1).split(_FULL_KERNEL_CHUNK, 1),
-            spectrum.flatten(1).split(_FULL_KERNEL_CHUNK, 1),
-            strict=True,
-        )
+        _multiply_full(basis, part, readout)
+        if is_transformed()
+        else checkpoint(_multiply_full, basis, part, readout, use_reentrant=False)
+        for basis, part in parts
     ]
     return torch.cat(shares, 1).unflatten(1, spectrum.shape[1:])
 
@@ -405,7 +513,7 @@ def _multiply_full(basis: Tensor, spectrum: Tensor, readout: Tensor) -> Tensor:
     return (mixed * basis).sum(1)
 
 
-def _pair_norm(
+def _pair_moment(
     features: Features,
     readout: Tensor,
     support: KernelSupport,
@@ -414,20 +522,31 @@ def _pair_norm(
     angles: tuple[Tensor, Tensor],
     transforms: Callable[[Tensor, Modes], Transform],
 ) -> Tensor:
-    """Return the squared kernel summed over all pairs and channels of a cloud, a scalar.
+    """Return the second moment of the basis, summed over all pairs of a cloud, `[H + 1, H + 1]`.
 
-    The square has twice the bandwidth of the kernel.
+    Squares of a kernel have twice its bandwidth. Instead of their series at the offsets of all
+    pairs, the density of the offsets is evaluated at the samples of the kernel.
     """
     fine = Box(box.length, tuple(fast_length(2 * count - 1, odd=True) for count in box.modes))
-    kernel = _samples(features, readout.flatten(0, -2), support, reach, fine)
-    squares = _series(kernel.square().sum(0, keepdim=True), fine)
+    basis = _samples(features, _identity(readout), support, reach, fine)
 
     def density(points: Tensor) -> Tensor:
         ones = points.new_ones(1, len(points), dtype=readout.dtype)
-        return analyze(ones, points, transforms(points.detach(), fine.modes), fine.modes)
+        return analyze(ones, points, transforms(points, fine.modes), fine.modes)
 
     source, target = angles
     here = density(source)
     there = here if target is source else density(target)
-    products = (squares * here * there.conj()).real
-    return 2 * products.sum() - products[..., 0].sum()
+    axes = tuple(range(1, 1 + len(fine.modes)))
+    pairs = torch.fft.irfftn(here.conj() * there, fine.modes, dim=axes)
+    arms = [count // 2 for count in basis.shape[1:]]
+    pairs = pairs.roll(arms, axes)
+    for axis, count in zip(axes, basis.shape[1:], strict=True):
+        pairs = pairs.narrow(axis, 0, count)
+    rows = basis.flatten(1)
+    return (rows * pairs.reshape(1, -1)) @ rows.T
+
+
+def _identity(readout: Tensor) -> Tensor:
+    """Return a readout that gives the basis itself, `[H + 1, H + 1]`."""
+    return torch.eye(readout.size(-1), dtype=readout.dtype, device=readout.device)

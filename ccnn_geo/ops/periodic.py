@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ccnn_geo.ops.kernel_support import SUPPORT_TOLERANCE, KernelSupport
 from ccnn_geo.ops.neighborhood import Neighborhood, relative_offsets
+from ccnn_geo.ops.point_backends.checks import check_unmapped
 
 Period = tuple[float | None, ...]
 """Length of the box along every axis, None along an axis that is not periodic."""
@@ -77,6 +78,8 @@ def nearest_images(
     """
     if neighbors.num_sources == 0:
         return None
+    check_unmapped("`pos` in a periodic box", source)
+    check_unmapped("`pos` in a periodic box", target)
     box = _boxes(source.detach(), target.detach(), neighbors, period)
     crossing = box.nonzero().squeeze(1)
     if crossing.numel() == 0:

@@ -6,15 +6,14 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from ccnn_geo.ops.functorch import is_forward_mode
+from ccnn_geo.ops.functorch import has_tangents
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
 from ccnn_geo.ops.point_backends import autograd, reference
-from ccnn_geo.ops.point_backends.checks import check_indices, check_point_conv
-from ccnn_geo.ops.point_backends.operands import MagnetConv, PointConv
+from ccnn_geo.ops.point_backends.checks import as_pair, check_indices, check_point_conv
+from ccnn_geo.ops.point_backends.operands import MagnetConv, PointConv, without_edges
 from ccnn_geo.ops.point_backends.operator import magnet_conv
 from ccnn_geo.ops.point_backends.registry import (
     choose_backend,
@@ -81,9 +80,7 @@ def point_conv(
             takes it for an empty slot).
         RuntimeError: If the requested backend cannot run here.
     """
-    if isinstance(pos, tuple) and len(pos) != 2:
-        raise ValueError(f"Expected `pos` to be a tensor or a pair, got {len(pos)} tensors")
-    source, target = pos if isinstance(pos, tuple) else (pos, pos)
+    source, target = as_pair("pos", pos)
     check_point_conv(x, (source, target), neighbors, features, readout, support, weight)
     name = choose_backend(backend, x.device, readout.dtype)
     if weight is not None:
@@ -96,7 +93,8 @@ def point_conv(
         call = PointConv(
             x.to(readout.dtype), source, target, neighbors, features, readout, support, with_moment
         )
-        if _has_tangents(x, source, target, readout, support.inverse_sigma, features):
+        network = features if isinstance(features, MAGNetWeights) else ()
+        if has_tangents(x, source, target, readout, support.inverse_sigma, *network):
             name = "reference"
         if _is_fused(call, name):
             if name == "torch":
@@ -106,17 +104,6 @@ def point_conv(
             output, moment = _evaluate(call, name)
         moment = moment / max(neighbors.num_targets, 1)
     return output.to(input_dtype), moment if with_moment else None
-
-
-def kernel_norm(moment: Tensor, readout: Tensor) -> Tensor:
-    """Return the squared norm of a kernel from the second moment of its features, a scalar.
-
-    Args:
-        moment: The second moment, see `point_conv`.
-        readout: The last linear layer with its bias, `[..., H + 1]`.
-    """
-    rows = readout.flatten(0, -2)
-    return ((rows @ moment) * rows).sum()
 
 
 def _is_fused(call: PointConv, backend: str) -> bool:
@@ -134,18 +121,11 @@ def _evaluate(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
     neighbors = call.neighbors
     check_indices(neighbors.index, neighbors.pointer, neighbors.num_sources)
     if neighbors.num_slots == 0 or neighbors.num_sources == 0:
-        return _without_edges(call)
+        output, moment = without_edges(
+            call.x, call.source, call.target, call.features, call.readout, call.support
+        )
+        return output, moment if call.with_moment else moment[0, :0]
     return reference.convolve(call) if backend == "reference" else autograd.convolve(call)
-
-
-def _without_edges(call: PointConv) -> tuple[Tensor, Tensor]:
-    """Return zeros with gradients of zero, whatever the values of the operands are."""
-    network = call.features if isinstance(call.features, MAGNetWeights) else ()
-    operands = call.x, call.readout, call.source, call.target, call.support.inverse_sigma, *network
-    zero = torch.cat([part.flatten()[:0].to(call.x.dtype) for part in operands]).sum()
-    width, outputs = call.readout.size(-1), call.readout.size(0)
-    moment = zero.expand((width, width) if call.with_moment else (0,))
-    return zero.expand(len(call.target), outputs), moment
 
 
 def _evaluate_fused(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
@@ -172,17 +152,3 @@ def _evaluate_fused(call: PointConv, backend: str) -> tuple[Tensor, Tensor]:
     if not depthwise:
         output = output.flatten(1) @ call.readout.flatten(1).T
     return output, moment
-
-
-def _has_tangents(*operands: Tensor | Features) -> bool:
-    """True if forward-mode differentiation is under way with respect to an operand."""
-    if torch.compiler.is_compiling():
-        return False
-    if is_forward_mode():
-        return True
-    for operand in operands:
-        parts = operand if isinstance(operand, tuple) else (operand,)
-        for part in parts:
-            if isinstance(part, Tensor) and forward_ad.unpack_dual(part).tangent is not None:
-                return True
-    return False

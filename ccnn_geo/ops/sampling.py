@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.neighbor_search import check_clouds
+from ccnn_geo.ops.neighbor_backends.checks import check_clouds
+from ccnn_geo.ops.neighbor_backends.scaling import rescaled
 
 _QUERIES = 512
 """Points at which the density is measured, fewer in large clouds."""
@@ -28,7 +29,7 @@ def typical_spacing(pos: Tensor, batch: Tensor | None = None) -> float:
     neighbours grows with the distance, :math:`m = \ln(k_2 / k_1) / \ln(r_2 / r_1)` with the
     distances :math:`r` of the 8th and the 32nd neighbour, and the spacing
     :math:`r_1 (V_m / k_1)^{1/m}` with the volume :math:`V_m` of the m-dimensional unit ball. Both
-    are medians over up to 512 points.
+    are medians over some 512 points, at least 32 of every cloud.
 
     Args:
         pos: Positions, float32 or float64, `[N, D]`.
@@ -41,7 +42,9 @@ def typical_spacing(pos: Tensor, batch: Tensor | None = None) -> float:
         TypeError: If `pos` is not float32 or float64, or `batch` not int64.
         ValueError: If shapes do not fit, or a cloud has fewer than three distinct points.
     """
-    clouds = pos.double().split([size for size in check_clouds(pos, batch) if size > 0])
+    sizes = check_clouds(pos, batch)
+    points, _, factor = rescaled(pos.double(), None)
+    clouds = points.split(sizes)
     smallest = min((len(cloud) for cloud in clouds), default=0)
     if smallest < 3:
         raise ValueError(f"Expected at least 3 points in every cloud of `pos`, got {smallest}")
@@ -57,7 +60,7 @@ def typical_spacing(pos: Tensor, batch: Tensor | None = None) -> float:
     dimension = math.log(far / near) / math.log(outer / inner)
     dimension = min(max(dimension, 1.0), float(pos.size(1)))
     log_ball = dimension / 2 * math.log(math.pi) - math.lgamma(dimension / 2 + 1)
-    return inner * math.exp((log_ball - math.log(near)) / dimension)
+    return inner / factor * math.exp((log_ball - math.log(near)) / dimension)
 
 
 def nyquist_frequency(pos: Tensor, batch: Tensor | None = None) -> float:

@@ -186,3 +186,29 @@ def test_features_in_16_bits_are_convolved_and_kernels_refused():
         TypeError, match="Expected a kernel in float32 or float64, got torch.bfloat16"
     ):
         conv.bfloat16().nufft(x.bfloat16(), pos)
+
+
+def test_calibration_is_over_all_points():
+    model = make_network(evaluation="nufft", tolerance=1e-6)
+    x, pos, batch = random_clouds(90, 60, channels=3, dim=2)
+    pos = 0.3 * pos
+    model.calibrate(x, pos, batch)
+    norm = model.stem.nufft(x, pos, batch, tolerance=1e-6, return_kernel_norm=True)[1]
+    torch.testing.assert_close(norm, torch.full_like(norm, 3.0))
+    graph = model.calibrate(x, pos, batch, edge_index=all_pairs(batch)).stem
+    norm = graph(x, pos, all_pairs(batch), return_kernel_norm=True)[1]
+    torch.testing.assert_close(norm, torch.full_like(norm, 3.0))
+
+
+def test_clouds_of_sources_only_are_refused():
+    conv, (x, pos, batch) = make_conv(), random_clouds(20, 20, channels=3, dim=2)
+    for pair in ((batch, None), (None, batch)):
+        with pytest.raises(ValueError, match="Expected `batch` for sources and targets, got one"):
+            conv.nufft(x, (pos, pos.clone()), pair)
+
+
+@pytest.mark.parametrize("bandlimit", ["junk", 0, -1.0, math.nan, (1.0,), (1.0, None)], ids=str)
+def test_the_bandlimit_of_a_network_is_checked_at_once(bandlimit):
+    with pytest.raises(ValueError, match="Expected `bandlimit` to be"):
+        make_network(bandlimit=bandlimit)
+    assert make_network(bandlimit="auto").bandlimit == "auto"

@@ -161,13 +161,16 @@ def test_what_has_no_bandlimit_is_refused():
         make_conv()(x, pos, all_pairs(5), bandlimit="nyquist")
     conv = make_conv(kernel=SIREN(2, 8, 3))
     with pytest.raises(
-        ValueError, match="Expected a kernel of sines for a `bandlimit`, got a SIREN"
+        ValueError,
+        match="Expected a MAGNet, GaborNet or FourierNet as the kernel for a `bandlimit`, got a S",
     ):
         conv(x, pos, all_pairs(5), bandlimit=1.0)
 
 
-def test_a_bandlimit_that_leaves_nothing_is_refused():
-    conv, (x, pos, _) = make_conv(omega_0=50.0), random_clouds(5, channels=3, dim=2)
+@pytest.mark.parametrize("network", [MAGNet, FourierNet])
+def test_a_bandlimit_that_leaves_nothing_is_refused(network):
+    conv = make_conv(kernel=network(2, 8, 3, omega_0=50.0))
+    x, pos, _ = random_clouds(5, channels=3, dim=2)
     with pytest.raises(ValueError, match="leaves something of the kernel"):
         conv(x, pos, all_pairs(5), bandlimit=1e-3)
 

@@ -287,8 +287,17 @@ def clouds(**changes):
         ({"pos": torch.zeros(9, 3).half()}, TypeError, r"call pos.float\(\)"),
         ({"pos": torch.full((9, 3), torch.inf)}, ValueError, "finite `pos`"),
         ({"pos": torch.zeros(0, 3)}, ValueError, "at least one point"),
-        ({"batch": torch.tensor([0] * 5 + [2] * 4)}, ValueError, r"\[1\] have none"),
-        ({"batch_size": 4}, ValueError, r"\[2, 3\] have none"),
+        (
+            {"batch": torch.tensor([0] * 5 + [2] * 4)},
+            ValueError,
+            "1 of 3 have none, cloud 1 the first",
+        ),
+        ({"batch_size": 4}, ValueError, "2 of 4 have none, cloud 2 the first"),
+        ({"batch_size": 1}, ValueError, "`batch` below `batch_size` = 1, got 1"),
+        ({"batch_size": 0}, ValueError, "`batch_size` >= 1, got 0"),
+        ({"batch_size": 2.0}, TypeError, "`batch_size` to be a whole number, got 2.0"),
+        ({"batch_size": 10**12}, ValueError, "999999999998 of 1000000000000 have none"),
+        ({"batch": None, "batch_size": 3}, ValueError, "`batch` with a `batch_size` of 3, got"),
         ({"batch": torch.tensor([1] * 5 + [0] * 4)}, ValueError, "sorted"),
         ({"batch": torch.zeros(8).long()}, ValueError, r"`batch` of shape \[9\]"),
         ({"edge_index": torch.tensor([[9], [0]])}, ValueError, "every source in `edge_index`"),
@@ -297,6 +306,18 @@ def clouds(**changes):
 def test_bad_input_is_named(changes, error, match):
     with pytest.raises(error, match=match):
         tiny()(**clouds(**changes))
+
+
+@pytest.mark.parametrize("numbers", [[1] * 5 + [0] * 4, [0, 1] * 4 + [0], [-1] * 5 + [0] * 4])
+def test_clouds_are_sorted_with_a_given_graph_too(numbers):
+    graph = torch.zeros(2, 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="Expected `batch` to be sorted and not negative"):
+        tiny()(**clouds(batch=torch.tensor(numbers), edge_index=graph))
+
+
+def test_an_evaluation_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="Expected `evaluation` to be 'neighbors' or 'nufft'"):
+        tiny()(**clouds(evaluation=""))
 
 
 def test_blocks_want_the_right_convolutions():

@@ -413,3 +413,72 @@ def test_a_graph_that_inference_mode_saw_first_serves_training(backend):
             conv(x, pos, neighbors)
         conv(x, pos, neighbors).sum().backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("evaluation", ["graph", "grid", "nufft"])
+@pytest.mark.parametrize("separable", [True, False])
+def test_features_have_the_type_of_the_weights_except_under_autocast(evaluation, separable):
+    conv = CKConvMP(4, 5, dim=3, spacing=0.2, omega_0=0.5, window_width=0.1, separable=separable)
+    pos, edges = torch.rand(8, 3), knn_graph(torch.rand(8, 3), 4)
+
+    def convolve(conv, x):
+        if evaluation == "graph":
+            return conv(x, pos, edges)
+        if evaluation == "nufft":
+            return conv.nufft(x, pos, tolerance=0.1)
+        return conv.grid(x.T.reshape(1, 4, 2, 2, 2))
+
+    x = torch.randn(8, 4)
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        with pytest.raises(TypeError, match=f"Expected `x` in torch.float32 .* got {dtype}"):
+            convolve(conv, x.to(dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert convolve(conv, x.bfloat16()).isfinite().all()
+    with pytest.raises(TypeError, match=r"Expected `x` in torch.float64 .* got torch.float32"):
+        convolve(conv.double(), x)
+
+
+@pytest.mark.parametrize("evaluation", ["graph", "grid", "nufft"])
+def test_features_that_hold_no_dense_data_are_refused(evaluation):
+    conv, pos = CKConvMP(4, 5, dim=3, spacing=0.2), torch.rand(8, 3)
+    run = {
+        "graph": lambda x: conv(x, pos, knn_graph(pos, 4)),
+        "grid": lambda x: conv.grid(x),
+        "nufft": lambda x: conv.nufft(x, pos),
+    }[evaluation]
+    x = torch.randn(1, 4, 2, 2, 2) if evaluation == "grid" else torch.randn(8, 4)
+    with pytest.raises(ValueError, match="Expected tensors that hold data, got `x` on the meta"):
+        run(x.to("meta"))
+    with pytest.raises(TypeError, match="Expected `x` to be dense, got torch.sparse_coo"):
+        run(x.to_sparse())
+    with pytest.raises(TypeError, match="Expected `x` to be a tensor, got a list"):
+        run(x.tolist())
+
+
+def test_weights_and_masks_of_grids_are_checked():
+    conv, x = CKConvMP(4, 5, dim=1, spacing=0.2), torch.randn(2, 4, 6)
+    with pytest.raises(TypeError, match="Expected floating-point `weight`, got torch.complex64"):
+        conv.grid(x, weight=torch.ones(6, dtype=torch.complex64))
+    with pytest.raises(TypeError, match="Expected `weight` to be a tensor, got a list"):
+        conv.grid(x, weight=[1.0] * 6)
+    with pytest.raises(TypeError, match="Expected `mask` to be a tensor, got a list"):
+        conv.grid(x, mask=[[True] * 6] * 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"dim": 0}, ValueError, "`dim` >= 1, got 0"),
+        ({"dim": 1.5}, TypeError, "`dim` to be a whole number, got 1.5"),
+        ({"in_channels": 1.5}, TypeError, "`in_channels` to be a whole number"),
+        ({"num_neighbors": 2.5}, TypeError, "`num_neighbors` to be a whole number"),
+        ({"kernel_channels": 1.5}, TypeError, "`hidden_channels` to be a whole number"),
+        ({"kernel": torch.nn.Linear(3, 4)}, TypeError, "`kernel` to be a KernelNetwork, got Lin"),
+        ({"omega_0": "a"}, ValueError, "`omega_0` to be positive and finite, got 'a'"),
+        ({"window_cutoff": "a"}, ValueError, r"`window_cutoff` in \[0, 1\), got 'a'"),
+    ],
+    ids=str,
+)
+def test_arguments_of_a_wrong_kind_are_named(arguments, error, match):
+    with pytest.raises(error, match=match):
+        CKConvMP(**{"in_channels": 4, "out_channels": 5, "dim": 3, **arguments})

@@ -146,7 +146,7 @@ def test_the_window_keeps_its_logarithm_and_shares_it_in_three_dimensions():
         (lambda: MAGNet(2, 4, 1, omega_0=0.0), "`omega_0` to be positive"),
         (lambda: FourierNet(2, 4, 1, omega_0=float("nan")), "`omega_0` to be positive"),
         (lambda: SIREN(2, 4, 1, omega_0=-1.0), "`omega_0` to be positive"),
-        (lambda: GaborNet(2, 4, 1, num_layers=0), "`num_layers` to be positive"),
+        (lambda: GaborNet(2, 4, 1, num_layers=0), "`num_layers` >= 1, got 0"),
         (lambda: MAGNet(2, 4, 1, center_range=(1.0, 1.0)), "`center_range`"),
         (lambda: GaussianWindow(2, 0.0), "`width` to be positive"),
         (lambda: GaussianWindow(2, (0.1, 0.2, 0.3)), "one number or 2"),

@@ -51,3 +51,29 @@ def test_points_that_are_there_twice_change_nothing():
 def test_a_density_that_is_none_is_refused(density):
     with pytest.raises(ValueError, match=r"Expected positive finite `density`, got \["):
         compensate_density(*clouds(5, 5), torch.tensor([1.0, density]), 3)
+
+
+def test_clouds_that_are_not_sorted_or_without_a_density_are_refused():
+    pos, batch = clouds(10, 10)
+    density = torch.tensor([1.0, 2.0])
+    for count in (3, None):
+        with pytest.raises(ValueError, match="Expected `batch` to be sorted"):
+            compensate_density(pos, batch.flip(0), density, count)
+        with pytest.raises(ValueError, match="one value for each of 2 clouds"):
+            compensate_density(pos, batch, density[:1], count)
+        with pytest.raises(ValueError, match="one value for each of 2 clouds"):
+            compensate_density(pos, batch, density.unsqueeze(1), count)
+    with pytest.raises(TypeError, match="Expected `density` to be a tensor, got a list"):
+        compensate_density(pos, batch, [1.0, 2.0], 3)
+    with pytest.raises(TypeError, match="Expected `batch` to be a tensor"):
+        compensate_density(pos, None, density, 3)
+    with pytest.raises(ValueError, match="Expected `num_neighbors` >= 1, got 0"):
+        compensate_density(pos, batch, density, 0)
+
+
+def test_numbers_of_clouds_may_have_gaps():
+    pos, batch = clouds(10, 20)
+    found, weight = compensate_density(pos, 2 * batch, torch.tensor([1.0, 9.0, 2.0]), 4)
+    expected, expected_weight = compensate_density(pos, batch, torch.tensor([1.0, 2.0]), 4)
+    assert torch.equal(found.edge_index, expected.edge_index)
+    assert torch.equal(weight, expected_weight)

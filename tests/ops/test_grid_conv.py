@@ -490,3 +490,17 @@ def test_second_derivatives_in_four_dimensions_say_what_to_use():
     output = grid_conv(x, torch.randn(1, 2, 2, 2, 2, dtype=torch.float64))
     with pytest.raises(RuntimeError, match="at most 3 axes.*got 4: use the grid as a graph"):
         torch.autograd.grad(output.sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize(("odd", "factors"), [(False, (2, 3, 5)), (True, (3, 5, 7))])
+def test_fast_lengths_are_the_next_products_of_small_primes(odd, factors):
+    def is_product(number):
+        for factor in factors:
+            while number % factor == 0:
+                number //= factor
+        return number == 1
+
+    for length in (*range(1, 300), 1000, 4097, 9999):
+        expected = next(n for n in range(length, 2 * length + 3) if n % 2 == odd and is_product(n))
+        assert fast_length(length, odd=odd) == expected
+    assert 10**12 <= fast_length(10**12, odd=odd) < 1.05 * 10**12

@@ -146,7 +146,7 @@ def test_autocast_does_not_blur_the_search(autocast):
         (torch.rand(4, 3), 0, None, ValueError, r"`k` >= 1, got 0"),
         (torch.rand(4, 3), float("inf"), None, TypeError, "`k` to be a whole number, got inf"),
         (torch.rand(4, 3), 1.5, None, TypeError, "`k` to be a whole number, got 1.5"),
-        (np.zeros((4, 3)), 1, None, TypeError, "`pos` to be a tensor, got a ndarray"),
+        (np.zeros((4, 3)), 1, None, TypeError, "`pos` to be a tensor, got a numpy.ndarray"),
         (torch.rand(4), 1, None, ValueError, r"`pos` of shape \[N, D\], got \[4\]"),
         (torch.ones(4, 3, dtype=torch.int64), 1, None, TypeError, r"call pos.float\(\) first"),
         (torch.rand(4, 3).half(), 1, None, TypeError, "float16"),
@@ -443,3 +443,57 @@ def test_what_is_not_possible_in_a_box_is_named():
 def test_torch_cluster_refuses_periods():
     with pytest.raises(RuntimeError, match="knows no periodic boxes: use 'torch' or 'scipy'"):
         knn_graph(torch.rand(4, 2), 2, period=1.0, backend="torch_cluster")
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-25, 1.0, 1e25, 1e37])
+@pytest.mark.parametrize("backend", ["torch", "scipy"])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_neighbours_do_not_depend_on_the_unit(scale, backend, periodic):
+    # Squares of these coordinates are not numbers of single precision.
+    unit = torch.rand(60, 2, dtype=torch.float64)
+    pos = (unit * scale).float()
+    period = scale if periodic else None
+    offsets = (pos.double()[:, None] - pos.double()) / scale
+    if periodic:
+        offsets = offsets - offsets.round()
+    distance = offsets.norm(dim=-1)
+    found = nearest_neighbors(pos, 7, period=period, backend=backend).index.view(60, 7)
+    nearest = distance.sort(1).values[:, :7]
+    torch.testing.assert_close(distance.gather(1, found), nearest, rtol=1e-4, atol=1e-6)
+    source, target = radius_graph(pos, 0.2 * scale, loop=True, period=period, backend=backend)
+    within = torch.zeros(60, 60, dtype=torch.bool)
+    within[target, source] = True
+    clear = (distance - 0.2).abs() > 1e-5
+    assert torch.equal(within[clear], (distance < 0.2)[clear])
+
+
+def test_directions_do_not_depend_on_lengths():
+    pos = torch.randn(30, 3)
+    expected = knn_graph(pos, 4, cosine=True)
+    lengths = torch.logspace(-30, 30, 30).unsqueeze(1)
+    assert torch.equal(knn_graph(pos * lengths, 4, cosine=True), expected)
+
+
+def test_numbers_of_clouds_may_have_large_gaps():
+    pos, batch = torch.rand(20, 2), torch.arange(2).repeat_interleave(10)
+    assert torch.equal(knn_graph(pos, 3, batch * 10**15), knn_graph(pos, 3, batch))
+    assert torch.equal(radius_graph(pos, 0.3, batch * 10**15), radius_graph(pos, 0.3, batch))
+
+
+def test_a_limit_beyond_all_neighbours_keeps_them_all():
+    pos = torch.rand(20, 2)
+    expected = radius_graph(pos, 0.3)
+    assert expected.numel() > 0
+    assert torch.equal(radius_graph(pos, 0.3, max_num_neighbors=2**63), expected)
+
+
+def test_positions_without_data_or_that_stand_for_many_are_refused():
+    pos = torch.rand(20, 2)
+    with pytest.raises(ValueError, match="Expected tensors that hold data, got `pos` on the meta"):
+        knn_graph(pos.to("meta"), 3)
+    with pytest.raises(TypeError, match="Expected `pos` to be a tensor, got a NoneType"):
+        knn_graph(None, 3)
+    with pytest.raises(TypeError, match="Expected `pos` to be dense, got torch.sparse_coo"):
+        knn_graph(pos.to_sparse(), 3)
+    with pytest.raises(ValueError, match="`torch.func.vmap` does not map over"):
+        torch.func.vmap(lambda each: knn_graph(each, 3))(pos.expand(2, -1, -1))

@@ -45,18 +45,19 @@ def make_kernel(dim=2, channels=3, outputs=None, width=0.1, omega_0=None, dtype=
 
 
 def all_pairs(x, pos, features, readout, support, batch=None, target_batch=None, weight=None):
-    """The convolution over the graph of all pairs of points of the same cloud, and its norm."""
+    """The convolution over the graph of all pairs of points of the same cloud."""
     source, target = pos if isinstance(pos, tuple) else (pos, pos)
     batch = torch.zeros(len(source)) if batch is None else batch
     target_batch = batch if target_batch is None and source is target else target_batch
     target_batch = torch.zeros(len(target)) if target_batch is None else target_batch
     edges = (target_batch.unsqueeze(1) == batch).nonzero().T.flip(0)
     graph = Neighborhood.from_edge_index(edges, len(source), len(target))
-    output, moment = point_conv(
-        x, pos, graph, features, readout, support, weight=weight, with_moment=True
-    )
+    return point_conv(x, pos, graph, features, readout, support, weight=weight, with_moment=True)
+
+
+def norm_of(moment, readout):
     rows = readout.flatten(0, -2)
-    return output, ((rows @ moment) * rows).sum()
+    return ((rows @ moment) * rows).sum()
 
 
 def relative_error(found, expected):
@@ -71,24 +72,28 @@ def test_equals_the_sum_over_all_pairs_within_the_tolerance(backend, dim, tolera
     call = make_kernel(dim)
     x, pos, _ = random_clouds(200, dim=dim, channels=3)
     pos = pos / dim
-    expected, norm = all_pairs(x, pos, *call)
-    found, found_norm = nufft_conv(
-        x, pos, *call, tolerance=tolerance, with_norm=True, backend=backend
+    expected, moment = all_pairs(x, pos, *call)
+    found, found_moment = nufft_conv(
+        x, pos, *call, tolerance=tolerance, with_moment=True, backend=backend
     )
     assert relative_error(found, expected) < tolerance
-    torch.testing.assert_close(found_norm, norm, rtol=tolerance, atol=0)
+    norms = (norm_of(each, call[1]) for each in (found_moment, moment))
+    torch.testing.assert_close(*norms, rtol=tolerance, atol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_full_kernels_mix_channels(backend, monkeypatch):
     module = sys.modules["ccnn_geo.ops.nufft_conv"]  # the function goes by the same name
-    monkeypatch.setattr(module, "_FULL_KERNEL_CHUNK", 100)
+    monkeypatch.setattr(module, "_MIXED_VALUES", 2000)
     call = make_kernel(2, 3, outputs=4)
     x, pos, _ = random_clouds(150, dim=2, channels=3)
-    expected, norm = all_pairs(x, pos, *call)
-    found, found_norm = nufft_conv(x, pos, *call, tolerance=1e-6, with_norm=True, backend=backend)
+    expected, moment = all_pairs(x, pos, *call)
+    found, found_moment = nufft_conv(
+        x, pos, *call, tolerance=1e-6, with_moment=True, backend=backend
+    )
     assert relative_error(found, expected) < 1e-6
-    torch.testing.assert_close(found_norm, norm, rtol=1e-6, atol=0)
+    norms = (norm_of(each, call[1]) for each in (found_moment, moment))
+    torch.testing.assert_close(*norms, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -108,19 +113,20 @@ def test_sources_and_targets_may_differ_and_clouds_may_lack_either():
     batch = batch * 2  # cloud 1 has no source, cloud 2 no target
     target_batch = torch.arange(70) // 35
     weight = torch.rand(100, dtype=torch.float64)
-    expected, norm = all_pairs(x, (source, target), *call, batch, target_batch, weight)
-    found, found_norm = nufft_conv(
+    expected, moment = all_pairs(x, (source, target), *call, batch, target_batch, weight)
+    found, found_moment = nufft_conv(
         x,
         (source, target),
         *call,
         batch=(batch, target_batch),
         weight=weight,
         tolerance=1e-6,
-        with_norm=True,
+        with_moment=True,
     )
     assert relative_error(found, expected) < 1e-6
     assert not found[35:].any()
-    torch.testing.assert_close(found_norm, norm, rtol=1e-6, atol=0)
+    norms = (norm_of(each, call[1]) for each in (found_moment, moment))
+    torch.testing.assert_close(*norms, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("count", [(0, 5), (5, 0), (0, 0)])
@@ -128,10 +134,11 @@ def test_no_sources_or_no_targets_give_zeros_with_gradients(count):
     features, readout, support = make_kernel()
     x = torch.randn(count[0], 3, dtype=torch.float64, requires_grad=True)
     pos = torch.rand(count[0], 2).double(), torch.rand(count[1], 2).double()
-    found, norm = nufft_conv(x, pos, features, readout, support, with_norm=True)
+    found, moment = nufft_conv(x, pos, features, readout, support, with_moment=True)
     assert found.shape == (count[1], 3)
     assert not found.any()
-    assert norm == 0
+    assert moment.shape == (7, 7)
+    assert not moment.any()
     found.sum().backward()
     assert x.grad is not None
 
@@ -167,13 +174,14 @@ def test_gradients_of_first_and_second_order_are_those_of_all_pairs(backend, out
     def gradients(evaluate):
         x, source, target, readout, log_width, *network = leaves
         call = type(features)(*network), readout, KernelSupport(log_width, 2)
-        output, norm = evaluate(x, (source, target), *call)
+        output, moment = evaluate(x, (source, target), *call)
+        norm = norm_of(moment, readout)
         first = torch.autograd.grad((output * direction).sum() + norm, leaves, create_graph=True)
         second = torch.autograd.grad(sum(each.square().sum() for each in first), leaves)
         return [*first, *second]
 
     def transformed(*call):
-        return nufft_conv(*call, tolerance=1e-9, with_norm=True, backend=backend)
+        return nufft_conv(*call, tolerance=1e-9, with_moment=True, backend=backend)
 
     for found, expected in zip(gradients(transformed), gradients(all_pairs), strict=True):
         assert relative_error(found, expected) < 1e-6
@@ -319,6 +327,137 @@ def test_unknown_and_missing_backends_are_refused(monkeypatch):
     nufft_conv(x, pos, *make_kernel())  # falls back to PyTorch
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_single_precision_is_enough_on_long_boxes(backend):
+    # The highest of 300,000 modes turns by a large part of a period where angles are rounded.
+    call = make_kernel(1, dtype=torch.float32)
+    x, pos, _ = random_clouds(300, dim=1, channels=3, dtype=torch.float32)
+    pos = torch.cat([pos[:150].double() - 2000, pos[150:].double() + 2000])
+    expected, _ = all_pairs(x, pos, *call)
+    found, _ = nufft_conv(x, pos, *call, tolerance=1e-3, backend=backend)
+    assert relative_error(found, expected) < 1e-3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_channel_is_as_exact_as_its_own_scale_demands(backend):
+    features, readout, support = make_kernel()
+    scales = torch.tensor([1.0, 1e-7, 1e5], dtype=torch.float64)
+    x, pos, _ = random_clouds(100, dim=2, channels=3)
+    for call, values in (
+        ((features, readout * scales.unsqueeze(1), support), x),
+        ((features, readout, support), x * scales),
+    ):
+        expected, _ = all_pairs(values, pos, *call)
+        found, _ = nufft_conv(values, pos, *call, tolerance=1e-4, backend=backend)
+        errors = (found - expected).norm(dim=0) / expected.norm(dim=0)
+        assert (errors < 3e-4).all()
+
+
+def test_a_weak_channel_that_turns_fast_is_not_taken_for_noise():
+    # Channel 0 is the window, channel 1 a thousandth of the features.
+    features, readout, support = make_kernel(1, channels=2, omega_0=8.0)
+    readout = torch.zeros_like(readout)
+    readout[0, -1] = 1.0
+    readout[1, :-1] = 1e-3
+    x, pos, _ = random_clouds(200, dim=1, channels=2)
+    expected, _ = all_pairs(x, pos, features, readout, support)
+    found, _ = nufft_conv(x, pos, features, readout, support, tolerance=1e-3)
+    errors = (found - expected).norm(dim=0) / expected.norm(dim=0)
+    assert (errors < 3e-3).all()
+
+
+def test_a_magnet_in_float32_has_digits_beyond_its_rounding_errors():
+    call = make_kernel(dtype=torch.float32)
+    exact = make_kernel(dtype=torch.float32)[0]._make(part.double() for part in call[0])
+    x, pos, _ = random_clouds(60, dim=2, channels=3)
+    expected, _ = all_pairs(x, pos, exact, call[1].double(), call[2].double())
+    found, moment = nufft_conv(x, pos, *call, tolerance=1e-8, with_moment=True)
+    assert relative_error(found, expected) < 1e-8
+    assert moment.dtype == torch.float64
+
+
+def test_other_kernels_in_float32_are_refused_below_their_rounding_errors():
+    network = SIREN(2, 8, 3, omega_0=1.0)
+    readout = torch.cat([network.readout.weight, network.readout.bias.unsqueeze(-1)], -1)
+    support = KernelSupport(torch.full((2,), math.log(0.1)), 2)
+    x, pos, _ = random_clouds(10, dim=2, channels=3, dtype=torch.float32)
+    with pytest.raises(TypeError, match="Expected a kernel in float64 for a `tolerance` below"):
+        nufft_conv(x, pos, network.features, readout, support, tolerance=1e-7)
+
+
+@pytest.mark.parametrize("distance", [1e9, 1e20, 1e300])
+def test_a_point_far_off_is_an_error_at_once(distance):
+    x, pos, _ = random_clouds(10, dim=2, channels=3)
+    pos[3] += distance
+    with pytest.raises(ValueError, match="Expected spectra of at most 4 GiB"):
+        nufft_conv(x, pos, *make_kernel())
+    with pytest.raises(ValueError, match="Expected spectra of at most 4 GiB"):
+        nufft_conv(x, pos, *make_kernel(), period=distance)
+
+
+def test_all_clouds_of_a_batch_have_to_fit_into_memory():
+    x, pos, batch = random_clouds(*[4] * 64, dim=2, channels=3)
+    call = make_kernel()
+    nufft_conv(x[:4], 40 * pos[:4], *call)
+    with pytest.raises(ValueError, match="and all clouds .* or fewer clouds at a time"):
+        nufft_conv(x, 40 * pos * (1 + batch.unsqueeze(1)), *call, batch=batch)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_kernels_that_are_not_finite_are_refused(value):
+    features, readout, support = make_kernel()
+    x, pos, _ = random_clouds(10, dim=2, channels=3)
+    readout[1, 2] = value
+    with pytest.raises(ValueError, match="Expected a finite kernel and window"):
+        nufft_conv(x, pos, features, readout, support)
+    window = KernelSupport(torch.tensor([math.nan], dtype=torch.float64), 2)
+    with pytest.raises(ValueError, match="Expected a finite kernel and window"):
+        nufft_conv(x, pos, *make_kernel()[:2], window)
+
+
+def test_numbers_of_clouds_may_have_large_gaps():
+    call = make_kernel()
+    x, pos, batch = random_clouds(20, 30, dim=2, channels=3)
+    expected, _ = nufft_conv(x, pos, *call, batch=batch)
+    found, _ = nufft_conv(x, pos, *call, batch=batch * 10**15)
+    torch.testing.assert_close(found, expected)
+
+
+def test_operands_that_do_not_fit_are_named():
+    call, (x, pos, batch) = make_kernel(), random_clouds(10, 10, dim=2, channels=3)
+    features, readout, support = call
+    with pytest.raises(ValueError, match="Expected `batch` for sources and targets, got one"):
+        nufft_conv(x, (pos, pos), *call, batch=(batch, None))
+    with pytest.raises(ValueError, match="Expected `batch` to be sorted"):
+        nufft_conv(x, pos, *call, batch=batch.flip(0))
+    with pytest.raises(ValueError, match=r"Expected source positions of shape \[20, 2\]"):
+        nufft_conv(x, pos[:5], *call)
+    with pytest.raises(ValueError, match="Expected `x` with 3 channels, got 2"):
+        nufft_conv(x[:, :2], pos, *call)
+    with pytest.raises(TypeError, match="Expected x to be a floating-point tensor"):
+        nufft_conv(x.long(), pos, *call)
+    with pytest.raises(ValueError, match=r"Expected `weight` of shape \[20\]"):
+        nufft_conv(x, pos, *call, weight=torch.ones(3))
+    with pytest.raises(ValueError, match="Expected `period` to be positive, one number or 2"):
+        nufft_conv(x, pos, *call, period=(1.0, 2.0, 3.0))
+    with pytest.raises(ValueError, match="Expected `pos` to be a tensor or a pair, got 3"):
+        nufft_conv(x, (pos,) * 3, *call)
+
+
+def test_without_points_every_operand_has_a_gradient_of_zero():
+    features, readout, support = make_kernel()
+    leaves = [readout, *features]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    pos = torch.rand(0, 2).double(), torch.rand(5, 2).double().requires_grad_()
+    found, moment = nufft_conv(
+        torch.rand(0, 3).double(), pos, features, readout, support, with_moment=True
+    )
+    (found.sum() + moment.sum()).backward()
+    for leaf in (*leaves, pos[1]):
+        assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+
+
 class TestPairByPair:
     """The sum over pairs where transforms would take longer."""
 
@@ -332,7 +471,7 @@ class TestPairByPair:
         expected, norm = all_pairs(x, pos, *call, batch=batch)
         for method in ("direct", "auto"):
             found, found_norm = nufft_conv(
-                x, pos, *call, batch=batch, tolerance=0.1, with_norm=True, method=method
+                x, pos, *call, batch=batch, tolerance=0.1, with_moment=True, method=method
             )
             torch.testing.assert_close(found, expected)
             torch.testing.assert_close(found_norm, norm)
@@ -349,7 +488,7 @@ class TestPairByPair:
         pos = source, target
         expected, norm = all_pairs(x, pos, *call, batch, target_batch, weight)
         found, found_norm = nufft_conv(
-            x, pos, *call, batch=(batch, target_batch), weight=weight, with_norm=True,
+            x, pos, *call, batch=(batch, target_batch), weight=weight, with_moment=True,
             method="direct",
         )  # fmt: skip
         torch.testing.assert_close(found, expected)

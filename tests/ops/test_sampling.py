@@ -53,3 +53,14 @@ def test_too_few_points_are_refused(count):
 def test_coinciding_points_are_refused():
     with pytest.raises(ValueError, match="Expected distinct points"):
         typical_spacing(torch.zeros(50, 2))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_the_spacing_has_the_unit_of_the_positions(scale):
+    pos = torch.rand(100, 2, dtype=torch.float64)
+    assert typical_spacing(pos * scale) / scale == pytest.approx(typical_spacing(pos))
+
+
+def test_positions_that_are_no_tensor_are_refused():
+    with pytest.raises(TypeError, match="Expected `pos` to be a tensor, got a list"):
+        typical_spacing([[0.0, 1.0]])

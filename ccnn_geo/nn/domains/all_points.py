@@ -10,8 +10,9 @@ from ccnn_geo.nn.bandlimit import Bandlimit, point_bandlimit
 from ccnn_geo.nn.checks import check_finite, check_points
 from ccnn_geo.nn.domains.domain import Convolution, PointDomain, keep_norm
 from ccnn_geo.ops.grid_positions import per_axis_period
-from ccnn_geo.ops.neighbor_search import check_clouds
+from ccnn_geo.ops.neighbor_backends.checks import check_clouds
 from ccnn_geo.ops.periodic import Period
+from ccnn_geo.ops.point_backends.checks import as_pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +81,8 @@ class AllPoints(PointDomain):
             ValueError: If shapes do not fit, (on the CPU) a value is not finite, `batch` is not
                 sorted, or a period or bandlimit is out of range.
         """
-        for name, part in (("pos", pos), ("batch", batch)):
-            if isinstance(part, tuple) and len(part) != 2:
-                raise ValueError(f"Expected `{name}` to be a tensor or a pair, got {len(part)}")
-        source, target = pos if isinstance(pos, tuple) else (pos, pos)
-        clouds, target_clouds = batch if isinstance(batch, tuple) else (batch, batch)
+        source, target = as_pair("pos", pos)
+        clouds, target_clouds = as_pair("batch", batch)
         check_points(x, (source, target), weight, dim, channels)
         check_finite(x=x, weight=weight)
         check_clouds(source, clouds)
@@ -104,10 +102,8 @@ class AllPoints(PointDomain):
         )
 
     @property
-    def clouds(self) -> tuple[Tensor, Tensor] | None:
+    def clouds(self) -> tuple[Tensor | None, Tensor | None]:
         """Clouds of the sources and of the targets; None if there is only one."""
-        if self.source_batch is None or self.batch is None:
-            return None
         return self.source_batch, self.batch
 
     def convolve(self, conv: Convolution, features: Tensor) -> Tensor:

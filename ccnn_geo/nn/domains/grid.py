@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ccnn_geo.nn.checks import check_floating_point
 from ccnn_geo.nn.domains.domain import Convolution, Readout, keep_norm, pool_rows
 from ccnn_geo.nn.pointwise import ChannelDropout
 from ccnn_geo.ops import KernelSupport
 from ccnn_geo.ops.grid_positions import per_axis, per_axis_period
 from ccnn_geo.ops.kernel_support import Taps
 from ccnn_geo.ops.periodic import Period, check_reach
+from ccnn_geo.ops.point_backends.checks import check_data, check_unmapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class Grid:
             bandlimit: Frequency per axis at which the sines of a kernel are attenuated by half.
 
         Raises:
-            TypeError: If the mask is not boolean.
+            TypeError: If the mask is not boolean, or weights are not floating point.
             ValueError: If shapes do not fit, a step is missing or not positive, a period is not
                 the length of the grid, or a grid has no occupied cell.
         """
@@ -86,6 +88,7 @@ class Grid:
             raise ValueError("Expected `spacing`, because the kernels were not made for a grid")
         batch_size, size = len(x), tuple(x.shape[2:])
         if weight is not None:
+            check_floating_point(weight, "weight")
             if weight.shape not in (size, (batch_size, *size)):
                 raise ValueError(
                     f"Expected `weight` of shape {[batch_size, *size]} or {list(size)}, got "
@@ -94,6 +97,7 @@ class Grid:
             weight = weight.reshape(-1, math.prod(size))
         cells = None
         if mask is not None:
+            check_data("mask", mask)
             if mask.dtype != torch.bool:
                 raise TypeError(f"Expected `mask` to be boolean, got {mask.dtype}")
             if mask.shape != (batch_size, *size):
@@ -198,6 +202,7 @@ def mask_from_lengths(lengths: Tensor, x: Tensor) -> Tensor:
         TypeError: If lengths are not integers.
         ValueError: If shapes do not fit, or a length is 0 or beyond L.
     """
+    check_data("lengths", lengths)
     if x.dim() != 3:
         raise ValueError(f"Expected `x` of shape [B, C, L] with `lengths`, got {list(x.shape)}")
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
@@ -228,6 +233,8 @@ def _count_taps(
     supports: Sequence[KernelSupport], spacing: tuple[float, ...], size: tuple[int, ...]
 ) -> list[Taps]:
     # The counts decide the sizes of tensors, so that the device has to be waited for.
+    for support in supports:
+        check_unmapped("windows of kernels on a grid", support.bounds)
     bounds = torch.stack([support.bounds for support in supports]).tolist()
     return [
         support.taps(spacing, size, each) for support, each in zip(supports, bounds, strict=True)

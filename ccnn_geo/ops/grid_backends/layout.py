@@ -60,15 +60,18 @@ def fast_length(length: int, *, odd: bool = False) -> int:
 
     It is even and has no prime factor over 5; or it is odd and has no prime factor over 7.
     """
-    factors = (3, 5, 7) if odd else (2, 3, 5)
-    length += (length + odd) % 2
-    while _without_factors(length, factors) > 1:
-        length += 2
-    return length
+    if odd:
+        return _least_product(length, (7, 5, 3))
+    return 2 * _least_product(-(-length // 2), (5, 3, 2))
 
 
-def _without_factors(number: int, factors: tuple[int, ...]) -> int:
-    for factor in factors:
-        while number % factor == 0:
-            number //= factor
-    return number
+def _least_product(least: int, factors: tuple[int, ...]) -> int:
+    """Return the smallest product of powers of the factors that is not below a number."""
+    first, others = factors[0], factors[1:]
+    best = power = 1
+    while best < least:
+        best *= first
+    while others and power < best:
+        best = min(best, power * _least_product(-(-least // power), others))
+        power *= first
+    return best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.nufft_backends.transform import Modes
+from ccnn_geo.ops.nufft_backends.transform import Modes, in_parts
 
 MIN_VERSION = (2, 3)
 """First version of both packages with the order of modes of an FFT."""
@@ -37,7 +38,9 @@ def missing_package(device: torch.device) -> str | None:
 class FinufftTransform:
     """Transforms of real values, two channels in every complex one. See `Transform`.
 
-    `Barnett, Magland and af Klinteberg (2019) <https://doi.org/10.1137/18M120885X>`_.
+    `Barnett, Magland and af Klinteberg (2019) <https://doi.org/10.1137/18M120885X>`_. Single
+    precision is used only where it is enough: the package rounds angles to the type of the values,
+    which shifts the highest of many modes by a large part of a period.
 
     Args:
         angles: Points, in radians, `[N, D]`, float64.
@@ -51,13 +54,23 @@ class FinufftTransform:
         self.dtype = dtype
         self._tolerance = tolerance
         self._cuda = angles.is_cuda
-        self._points = [self._export(each.contiguous()) for each in angles.to(dtype).unbind(-1)]
+        rounding = max(modes) * torch.finfo(torch.float32).eps
+        self._precision = dtype if rounding < 2 * tolerance else torch.float64
+        columns = angles.to(self._precision).unbind(-1)
+        self._points = [self._export(each.contiguous()) for each in columns]
         self._plans: dict[tuple[int, int], Any] = {}
 
     def analyze(self, values: Tensor) -> Tensor:
         """Return the spectrum of real values `[C, N]`, see `Transform`."""
-        channels = len(values)
-        pairs = _pad_channels(values).unflatten(0, (-1, 2))
+        return in_parts(self._analyze, values, math.prod(self.modes))
+
+    def synthesize(self, spectrum: Tensor) -> Tensor:
+        """Return the real values `[C, N]` of a spectrum, see `Transform`."""
+        return in_parts(self._synthesize, spectrum, math.prod(self.modes))
+
+    def _analyze(self, values: Tensor) -> Tensor:
+        values, scale = _leveled(values)
+        pairs = _pad_channels(values.to(self._precision)).unflatten(0, (-1, 2))
         packed = torch.complex(pairs[:, 0].contiguous(), pairs[:, 1].contiguous())
         full = self._import(self._plan(1, len(packed)).execute(self._export(packed)), values.device)
         full = full.view(len(packed), *self.modes)
@@ -65,12 +78,13 @@ class FinufftTransform:
         opposite = self._opposite(full)
         first = (half + opposite) / 2
         second = (half - opposite) / 2j
-        return torch.stack([first, second], 1).flatten(0, 1)[:channels]
+        spectrum = torch.stack([first, second], 1).flatten(0, 1)[: len(values)]
+        return spectrum.to(self.dtype.to_complex()) * _column(scale, spectrum.dim())
 
-    def synthesize(self, spectrum: Tensor) -> Tensor:
-        """Return the real values `[C, N]` of a spectrum, see `Transform`."""
-        channels = len(spectrum)
-        first, second = _pad_channels(spectrum).unflatten(0, (-1, 2)).unbind(1)
+    def _synthesize(self, spectrum: Tensor) -> Tensor:
+        spectrum, scale = _leveled(spectrum)
+        pairs = _pad_channels(spectrum.to(self._precision.to_complex())).unflatten(0, (-1, 2))
+        first, second = pairs.unbind(1)
         full = first.new_zeros(len(first), *self.modes)
         upper = self.modes[-1] // 2 + 1
         torch.add(first, second, alpha=1j, out=full[..., :upper])
@@ -81,7 +95,8 @@ class FinufftTransform:
         plan = self._plan(2, len(first))
         values = self._import(plan.execute(self._export(full)), spectrum.device)
         values = values.view(len(first), -1)
-        return torch.stack([values.real, values.imag], 1).flatten(0, 1)[:channels]
+        values = torch.stack([values.real, values.imag], 1).flatten(0, 1)[: len(spectrum)]
+        return values.to(self.dtype) * _column(scale, 2)
 
     def _opposite(self, full: Tensor) -> Tensor:
         """Return the conjugates of the modes -m for the modes m with m_D >= 0."""
@@ -100,7 +115,7 @@ class FinufftTransform:
                 transforms,
                 self._tolerance,
                 1 if kind == 1 else -1,
-                "complex64" if self.dtype == torch.float32 else "complex128",
+                "complex64" if self._precision == torch.float32 else "complex128",
                 modeord=1,
                 **options,
             )
@@ -119,6 +134,19 @@ class FinufftTransform:
         if isinstance(part, np.ndarray):
             return torch.from_numpy(part)
         return torch.as_tensor(part, device=device)
+
+
+def _leveled(channels: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring channels to one scale: errors are relative to both channels of a pair."""
+    if channels.numel() == 0:
+        return channels, channels.real.new_ones(len(channels))
+    largest = channels.abs().flatten(1).amax(1)
+    scale = largest.masked_fill(largest == 0, 1.0)
+    return channels / _column(scale, channels.dim()), scale
+
+
+def _column(scale: Tensor, dim: int) -> Tensor:
+    return scale.view(-1, *(1,) * (dim - 1))
 
 
 def _pad_channels(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ccnn_geo.ops.grid_backends.layout import fast_length
-from ccnn_geo.ops.nufft_backends.transform import Modes
+from ccnn_geo.ops.nufft_backends.transform import Modes, in_parts
 
 _CHUNK_VALUES = 2**22
 """Values that are spread or interpolated at a time."""
@@ -56,6 +56,13 @@ class SpreadingTransform:
 
     def analyze(self, values: Tensor) -> Tensor:
         """Return the spectrum of real values `[C, N]`, see `Transform`."""
+        return in_parts(self._analyze, values, math.prod(self.size))
+
+    def synthesize(self, spectrum: Tensor) -> Tensor:
+        """Return the real values `[C, N]` of a spectrum, see `Transform`."""
+        return in_parts(self._synthesize, spectrum, math.prod(self.size))
+
+    def _analyze(self, values: Tensor) -> Tensor:
         rows = values.t()
         grid = values.new_zeros(math.prod(self.size), len(values))
         for points, index, weight in self._stencils(len(values)):
@@ -64,8 +71,7 @@ class SpreadingTransform:
         grid = grid.t().unflatten(1, self.size)
         return self._correct(self._crop(torch.fft.rfftn(grid, dim=self._axes))).conj_physical()
 
-    def synthesize(self, spectrum: Tensor) -> Tensor:
-        """Return the real values `[C, N]` of a spectrum, see `Transform`."""
+    def _synthesize(self, spectrum: Tensor) -> Tensor:
         padded = self._pad(self._correct(spectrum.conj()))
         grid = torch.fft.irfftn(padded, self.size, dim=self._axes, norm="forward")
         cells = grid.flatten(1).t().contiguous()

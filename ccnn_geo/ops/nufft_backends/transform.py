@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from ccnn_geo.ops.functorch import check_single_gradient
+
 Modes = tuple[int, ...]
+
+_PART_VALUES = 2**24
+"""Values of the grids of channels that are transformed at a time."""
+
+_PART_CHANNELS = 2
+"""Channels that are transformed at a time at the least."""
 
 
 class Transform(Protocol):
@@ -26,6 +35,20 @@ class Transform(Protocol):
         The sum runs over all modes; those that a spectrum does not hold are the conjugates of the
         opposite ones.
         """
+
+
+def in_parts(run: Callable[[Tensor], Tensor], channels: Tensor, values: int) -> Tensor:
+    """Transform some channels at a time, so that their grids take bounded memory.
+
+    Args:
+        run: The transform of some channels.
+        channels: What to transform, `[C, ...]`.
+        values: Values that the grid of one channel holds.
+    """
+    step = max(_PART_CHANNELS, _PART_VALUES // values)
+    if len(channels) <= step:
+        return run(channels)
+    return torch.cat([run(part) for part in channels.split(step)])
 
 
 def analyze(values: Tensor, angles: Tensor, transform: Transform, modes: Modes) -> Tensor:
@@ -64,15 +87,21 @@ def synthesize(spectrum: Tensor, angles: Tensor, transform: Transform, modes: Mo
 
 class _Analysis(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, angles: Tensor, transform: Transform, modes: Modes
-    ) -> Tensor:
-        ctx.save_for_backward(values, angles)
-        ctx.transform, ctx.modes = transform, modes
+    def forward(values: Tensor, angles: Tensor, transform: Transform, modes: Modes) -> Tensor:
         return transform.analyze(values)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        values, angles, ctx.transform, ctx.modes = inputs
+        ctx.save_for_backward(values, angles)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        return _in_channels(analyze, info, in_dims, *arguments)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single_gradient(grad)
         values, angles = ctx.saved_tensors
         spectrum = grad / _multiplicity(ctx.modes, grad)
         grad_values = grad_angles = None
@@ -85,15 +114,21 @@ class _Analysis(torch.autograd.Function):
 
 class _Synthesis(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, spectrum: Tensor, angles: Tensor, transform: Transform, modes: Modes
-    ) -> Tensor:
-        ctx.save_for_backward(spectrum, angles)
-        ctx.transform, ctx.modes = transform, modes
+    def forward(spectrum: Tensor, angles: Tensor, transform: Transform, modes: Modes) -> Tensor:
         return transform.synthesize(spectrum)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        spectrum, angles, ctx.transform, ctx.modes = inputs
+        ctx.save_for_backward(spectrum, angles)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        return _in_channels(synthesize, info, in_dims, *arguments)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        check_single_gradient(grad)
         spectrum, angles = ctx.saved_tensors
         grad_spectrum = grad_angles = None
         if ctx.needs_input_grad[0]:
@@ -102,6 +137,19 @@ class _Synthesis(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_angles = _angle_gradient(grad, spectrum, angles, ctx.transform, ctx.modes)
         return grad_spectrum, grad_angles, None, None
+
+
+def _in_channels(
+    run: Callable[..., Tensor],
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    operand: Tensor,
+    *others: Any,
+) -> tuple[Tensor, int]:
+    """Transform the examples of `torch.func.vmap` as channels; their points are the same."""
+    axis = cast(int, in_dims[0])  # all that `nufft_conv` lets pass
+    examples = operand.movedim(axis, 0)
+    return run(examples.flatten(0, 1), *others).unflatten(0, examples.shape[:2]), 0
 
 
 def _angle_gradient(

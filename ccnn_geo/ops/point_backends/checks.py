@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.functorch import is_vmapped
+from ccnn_geo.ops.functorch import is_batched, is_vmapped
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighborhood import Neighborhood
@@ -36,6 +37,37 @@ def check_point_conv(
     """
     if not isinstance(neighbors, Neighborhood):
         raise TypeError(f"Expected `neighbors` to be a Neighborhood, got {_kind(neighbors)}")
+    counts = neighbors.num_sources, neighbors.num_targets
+    check_operands(x, pos, counts, features, readout, support, weight)
+    if neighbors.index.device != x.device:
+        raise ValueError(f"Expected `neighbors` on {x.device}, got {neighbors.index.device}")
+
+
+def check_operands(
+    x: Tensor,
+    pos: tuple[Tensor, Tensor],
+    counts: tuple[int, int],
+    features: Features,
+    readout: Tensor,
+    support: KernelSupport,
+    weight: Tensor | None,
+) -> None:
+    """Check everything about a convolution on points but its graph.
+
+    Args:
+        x: Features of the sources.
+        pos: Positions of the sources and of the targets.
+        counts: Number of sources and of targets.
+        features: The kernel network.
+        readout: Its last layer.
+        support: Support and window of the kernel.
+        weight: Quadrature weights of the sources.
+
+    Raises:
+        TypeError: If an argument has another type than its role demands.
+        ValueError: If shapes or devices do not fit one another, or (on the CPU) positions or
+            weights are not finite.
+    """
     if not isinstance(features, MAGNetWeights) and not callable(features):
         raise TypeError(
             f"Expected `features` to be MAGNetWeights or a function, got {_kind(features)}"
@@ -52,12 +84,10 @@ def check_point_conv(
             raise ValueError(f"Expected {name} on {x.device} like `x`, got {part.device}")
     if x.is_meta:
         raise ValueError("Expected tensors that hold data, got `x` on the meta device")
-    if neighbors.index.device != x.device:
-        raise ValueError(f"Expected `neighbors` on {x.device}, got {neighbors.index.device}")
     for name, part in kernel.items():
         if part.dtype != readout.dtype:
             raise TypeError(f"Expected {name} in {readout.dtype} like readout, got {part.dtype}")
-    _check_shapes(x, pos, neighbors, readout, support.bounds.size(1), weight)
+    _check_shapes(x, pos, counts, readout, support.bounds.size(1), weight)
     if isinstance(features, MAGNetWeights):
         _check_network(features, readout, support.bounds.size(1))
     for name, part in data.items():
@@ -110,6 +140,57 @@ def check_magnet_conv(call: MagnetConv) -> None:
     if call.x.device.type == "cpu":
         _check_pointer("reverse_pointer", call.reverse_pointer, None, slots)
         _check_range("reverse_target", call.reverse_target, 0, targets - 1)
+
+
+def check_dense(name: str, part: object) -> None:
+    """Check that something is a dense tensor.
+
+    Raises:
+        TypeError: If it is not a tensor, or a sparse or nested one.
+    """
+    if not isinstance(part, Tensor):
+        raise TypeError(f"Expected `{name}` to be a tensor, got {_kind(part)}")
+    if part.layout != torch.strided or part.is_nested:
+        layout = "nested" if part.is_nested else part.layout
+        raise TypeError(f"Expected `{name}` to be dense, got {layout}")
+
+
+def check_data(name: str, part: object) -> None:
+    """Check that something is a dense tensor that holds data.
+
+    Raises:
+        TypeError: If it is not a dense tensor.
+        ValueError: If it is on the meta device.
+    """
+    check_dense(name, part)
+    if isinstance(part, Tensor) and part.is_meta:
+        raise ValueError(f"Expected tensors that hold data, got `{name}` on the meta device")
+
+
+def check_unmapped(name: str, part: Tensor) -> None:
+    """Check that sizes of tensors may depend on values.
+
+    Raises:
+        ValueError: If the values stand for the many examples of `torch.func.vmap`.
+    """
+    if is_batched(part):
+        raise ValueError(
+            f"Expected {name} that `torch.func.vmap` does not map over, because sizes depend on "
+            "their values, got many examples: use a loop, or a batch of clouds"
+        )
+
+
+def as_pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Return something given once, or as a pair for sources and targets, as a pair.
+
+    Raises:
+        ValueError: If a tuple is no pair.
+    """
+    if not isinstance(value, tuple):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"Expected `{name}` to be a tensor or a pair, got {len(value)} parts")
+    return value
 
 
 def is_readable(part: Tensor) -> bool:
@@ -182,7 +263,9 @@ def check_basis(basis: Tensor, num_edges: int, readout: Tensor) -> None:
 def _kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}"
-    return f"a {type(value).__name__}"
+    kind = type(value)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"a {module}{kind.__name__}"
 
 
 def _check_floating(name: str, part: object) -> None:
@@ -197,20 +280,19 @@ def _check_floating(name: str, part: object) -> None:
 def _check_shapes(
     x: Tensor,
     pos: tuple[Tensor, Tensor],
-    neighbors: Neighborhood,
+    counts: tuple[int, int],
     readout: Tensor,
     dim: int,
     weight: Tensor | None,
 ) -> None:
-    if x.dim() != 2 or x.size(0) != neighbors.num_sources:
-        raise ValueError(f"Expected `x` of shape [{neighbors.num_sources}, C], got {list(x.shape)}")
+    if x.dim() != 2 or x.size(0) != counts[0]:
+        raise ValueError(f"Expected `x` of shape [{counts[0]}, C], got {list(x.shape)}")
     if readout.dim() not in (2, 3) or readout.size(-1) == 0:
         raise ValueError(
             f"Expected `readout` of shape [C, H + 1] or [O, C, H + 1], got {list(readout.shape)}"
         )
     if x.size(1) != readout.size(-2):
         raise ValueError(f"Expected `x` with {readout.size(-2)} channels, got {x.size(1)}")
-    counts = neighbors.num_sources, neighbors.num_targets
     for name, part, count in zip(("source", "target"), pos, counts, strict=True):
         if part.shape != (count, dim):
             raise ValueError(

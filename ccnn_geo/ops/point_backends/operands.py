@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import torch
 from torch import Tensor
 
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
@@ -122,3 +123,22 @@ class MagnetConvGradients(NamedTuple):
     inverse_sigma: Tensor
     network: MAGNetWeights
     readout: Tensor | None
+
+
+def without_edges(
+    x: Tensor,
+    source: Tensor,
+    target: Tensor,
+    features: Features,
+    readout: Tensor,
+    support: KernelSupport,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and the moment of a convolution without edges.
+
+    They are zeros with gradients of zero, whatever the values of the operands are.
+    """
+    network = features if isinstance(features, MAGNetWeights) else ()
+    operands = x, readout, source, target, support.inverse_sigma, *network
+    zero = torch.cat([part.flatten()[:0].to(x.dtype) for part in operands]).sum()
+    width = readout.size(-1)
+    return zero.expand(len(target), readout.size(0)), zero.expand(width, width)

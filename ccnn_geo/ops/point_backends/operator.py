@@ -10,12 +10,13 @@ backends compute addresses from them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ccnn_geo.ops.functorch import is_transformed
+from ccnn_geo.ops.functorch import Looped, for_each_example, is_transformed
 from ccnn_geo.ops.point_backends import reference
 from ccnn_geo.ops.point_backends.checks import check_devices, check_magnet_conv, check_tensor
 from ccnn_geo.ops.point_backends.operands import MagnetConv
@@ -56,7 +57,9 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor]:
     return call.x.new_empty(shape), call.x.new_empty((width, width) if with_moment else (0,))
 
 
-def _backward(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) -> list[Tensor]:
+def _backward(
+    grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any
+) -> tuple[Tensor, ...]:
     *flat, needs_x, needs_pos, backend = arguments
     call = MagnetConv.of(flat)
     check_magnet_conv(call)
@@ -76,10 +79,10 @@ def _backward(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) 
     )
     flat = [grads.x, grads.source, grads.target, grads.inverse_sigma, *grads.network, grads.readout]
     kinds = [call.x, call.source, call.target, *[call.x] * 8]
-    return [
+    return tuple(
         kind.new_empty(0) if grad is None else grad.to(kind.dtype).contiguous()
         for grad, kind in zip(flat, kinds, strict=True)
-    ]
+    )
 
 
 _magnet_conv_backward = torch.library.custom_op(
@@ -88,13 +91,13 @@ _magnet_conv_backward = torch.library.custom_op(
     mutates_args=(),
     schema=(
         f"(Tensor grad_output, Tensor? grad_moment, {_OPERANDS}, bool needs_x, bool needs_pos, "
-        "str backend) -> Tensor[]"
+        f"str backend) -> ({', '.join(['Tensor'] * len(_DIFFERENTIABLE))})"
     ),
 )
 
 
 @_magnet_conv_backward.register_fake
-def _(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) -> list[Tensor]:
+def _(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     *flat, needs_x, needs_pos, _ = arguments
     call = MagnetConv.of(flat)
     check_devices(call)
@@ -107,7 +110,7 @@ def _(grad_output: Tensor, grad_moment: Tensor | None, *arguments: Any) -> list[
     ]
     grads = [part.new_empty(part.shape if needed else (0,)) for part, needed in wanted]
     shape = (0,) if call.readout is None else call.readout.shape
-    return [*grads, call.x.new_empty(shape)]
+    return *grads, call.x.new_empty(shape)
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -145,7 +148,7 @@ def _setup_gradients_context(ctx, inputs, output):  # type: ignore[no-untyped-de
     ctx.set_materialize_grads(False)
 
 
-def _differentiate_gradients(ctx, grads):  # type: ignore[no-untyped-def]
+def _differentiate_gradients(ctx, *grads):  # type: ignore[no-untyped-def]
     """Differentiate the gradients of a call, through the reference."""
     flat = list(ctx.saved_tensors)
     flat.insert(2 + _NUM_TENSORS_BEFORE_DEGREE, ctx.degree)
@@ -185,42 +188,27 @@ _magnet_conv_backward.register_autograd(
 )
 
 
-class _Looped(torch.autograd.Function):
-    """A function that `torch.func.vmap` calls once per example."""
-
-    @classmethod
-    def vmap(cls, info, in_dims, *arguments):  # type: ignore[no-untyped-def]
-        """Stack the outputs of single examples."""
-        examples = [
-            cls.apply(
-                *(
-                    argument if axis is None else argument.select(axis, number)
-                    for argument, axis in zip(arguments, in_dims, strict=True)
-                )
-            )
-            for number in range(info.batch_size)
-        ]
-        outputs = tuple(torch.stack(each) for each in zip(*examples, strict=True))
-        return outputs, (0,) * len(outputs)
+_magnet_conv.register_vmap(partial(for_each_example, _magnet_conv))
+_magnet_conv_backward.register_vmap(partial(for_each_example, _magnet_conv_backward))
 
 
-class _Gradients(_Looped):
+class _Gradients(Looped):
     """The operator of the gradients, for `torch.func`."""
 
     @staticmethod
     def forward(*arguments):  # type: ignore[no-untyped-def]
         """Run the operator."""
-        return tuple(_magnet_conv_backward(*arguments))
+        return _magnet_conv_backward(*arguments)
 
     setup_context = staticmethod(_setup_gradients_context)
 
     @staticmethod
     def backward(ctx, *grads):  # type: ignore[no-untyped-def]
         """Differentiate through the reference."""
-        return _differentiate_gradients(ctx, grads)
+        return _differentiate_gradients(ctx, *grads)
 
 
-class _Convolution(_Looped):
+class _Convolution(Looped):
     """The operator, for `torch.func`."""
 
     @staticmethod

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -234,16 +235,27 @@ class _Compiler:
             RuntimeError: If it fails, does not end in time or does not stop writing.
         """
         text = shlex.join([*self.command, *arguments])
-        try:
-            process = subprocess.Popen(
-                [*self.command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        except OSError as error:
-            raise RuntimeError(f"{text} did not start: {error}") from error
+        output, written = os.pipe()
+        with open(output, "rb") as stream:
+            try:
+                process = subprocess.Popen(
+                    [*self.command, *arguments], stdin=subprocess.DEVNULL, stdout=written,
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                raise RuntimeError(f"{text} did not start: {error}") from error
+            finally:
+                os.close(written)
+            content = self._wait(process, stream, text)
+        report = content.decode(errors="replace")
+        if process.returncode:
+            raise RuntimeError(f"{text} failed with status {process.returncode}:\n{report[-4000:]}")
+        return report
+
+    def _wait(self, process: subprocess.Popen[bytes], stream: BinaryIO, text: str) -> bytes:
+        """Return what a process writes until it ends, or end it."""
         with process, ThreadPoolExecutor(1) as pool:
-            assert process.stdout is not None
-            reading = pool.submit(process.stdout.read, _MAX_OUTPUT_BYTES + 1)
+            reading = pool.submit(stream.read, _MAX_OUTPUT_BYTES + 1)
             try:
                 content = reading.result(self._time_left())
                 if len(content) > _MAX_OUTPUT_BYTES:
@@ -259,10 +271,7 @@ class _Compiler:
             finally:
                 if process.returncode is None:
                     _kill(process)
-        output = content.decode(errors="replace")
-        if process.returncode:
-            raise RuntimeError(f"{text} failed with status {process.returncode}:\n{output[-4000:]}")
-        return output
+        return content
 
     def _time_left(self) -> float:
         return max(0.0, self.deadline - time.monotonic())
