@@ -63,10 +63,11 @@ def main() -> None:
     print(f"The report is {cli.folder / 'results.json'}")
     for form, accuracy in results["test_forms"].items():
         print(f"{percent(accuracy)} of the test digits right as {form}")
-    print(
-        f"{results['parameters']:,} parameters, {percent(results['test']['accuracy'])} of the test "
-        f"digits right as {cli.datamodule.form}, where guessing gets {percent(0.1)}"
-    )
+    if results["test"] is not None:  # nothing is measured without test batches
+        print(
+            f"{results['parameters']:,} parameters, {percent(results['test']['accuracy'])} of the "
+            f"test digits right as {cli.datamodule.form}, where guessing gets {percent(0.1)}"
+        )
 
 
 if __name__ == "__main__":

@@ -62,10 +62,13 @@ def show_results(cli: SignalCLI, results: dict[str, Any], samples: str) -> None:
         samples: Name of the samples, for example "images".
     """
     print(f"The report is {cli.folder / 'results.json'}")
-    print(
-        f"{results['parameters']:,} parameters, {percent(results['test']['accuracy'])} of the test "
-        f"{samples} right, where guessing gets {percent(1 / cli.datamodule.num_classes)}"
-    )
+    line = f"{results['parameters']:,} parameters"
+    if results["test"] is not None:  # nothing is measured without test batches
+        line += (
+            f", {percent(results['test']['accuracy'])} of the test {samples} right, where guessing "
+            f"gets {percent(1 / cli.datamodule.num_classes)}"
+        )
+    print(line)
 
 
 def show_resolutions(rows: Sequence[dict[str, Any]]) -> None:

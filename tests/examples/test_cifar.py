@@ -48,6 +48,12 @@ def test_trains_on_every_form(run, images, name, form):
     assert last_line.endswith(f"of the test images right, where guessing gets {guessing}")
 
 
+def test_ends_well_without_a_test(run, images):
+    printed = run(f"--data.root={images}", "--trainer.limit_test_batches=0", *TINY)
+    assert report("runs/cifar10/seed0")["test"] is None
+    assert printed.strip().splitlines()[-1].endswith(" parameters")
+
+
 @pytest.mark.parametrize("name", ["cifar10_small", "scifar10_small"])
 def test_learns_from_real_images(run, shared_data, name):
     run(f"--config={CONFIGS / name}.yaml", "--data.train_size=100", *SHORT,

@@ -74,6 +74,12 @@ def test_learns_from_real_mnist(run, shared_data):
     assert content["split_sizes"] == {"train": 200, "val": 699, "test": 1500}
 
 
+def test_ends_well_without_a_test(run):
+    printed = run("--trainer.limit_test_batches=0", *TINY)
+    assert report("runs/digits/seed0")["test"] is None
+    assert printed.strip().splitlines()[-1].startswith("The report is")
+
+
 class TestConfigs:
     @pytest.mark.parametrize("form", ["image", "masked", "sequential", "cloud"])
     def test_small_ones_are_small_and_say_how_small(self, settings, form):
