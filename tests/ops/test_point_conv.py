@@ -821,7 +821,7 @@ def test_other_containers_than_a_neighborhood_or_a_pair_are_an_error():
     edges = given["neighbors"].edge_index
     with pytest.raises(TypeError, match="`neighbors` to be a Neighborhood, got a tensor"):
         point_conv(**{**given, "neighbors": edges})
-    with pytest.raises(ValueError, match="a tensor or a pair, got 3 tensors"):
+    with pytest.raises(ValueError, match="a tensor or a pair, got 3 parts"):
         point_conv(**{**given, "pos": (given["pos"],) * 3})
 
 
