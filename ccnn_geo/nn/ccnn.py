@@ -286,34 +286,26 @@ class CCNN(PretrainedModule):
         if self.embedding is not None:
             x = self.embedding(x)
         norms: list[Tensor] | None = [] if return_kernel_penalty else None
+        evaluation = _check_evaluation(
+            self.evaluation if evaluation is None else evaluation, self.stem.causal
+        )
+        tolerance = self.tolerance if tolerance is None else tolerance
         shared: dict[str, Any] = {
-            "dim": self.dim,
-            "channels": self.stem.in_channels,
             "period": period,
             "weight": weight,
             "bandlimit": self.bandlimit if bandlimit is None else bandlimit,
             "norms": norms,
         }
-        evaluation = _check_evaluation(
-            self.evaluation if evaluation is None else evaluation, self.stem.causal
-        )
         domain: Domain
         if pos is None:
-            spacing = self.stem.spacing if spacing is None else spacing
-            domain = grid_domain(x, spacing, mask=mask, lengths=lengths, method=method, **shared)
-            domain.count_taps(self._convolutions())
+            domain = self._grid(x, spacing, mask=mask, lengths=lengths, method=method, **shared)
         elif spacing is not None or mask is not None or lengths is not None:
             raise ValueError("Expected no `spacing`, `mask` or `lengths` with `pos`, got one")
-        elif evaluation == "neighbors":
-            graph = self.num_neighbors if edge_index is None else edge_index
-            domain = points_domain(x, pos, batch, graph, batch_size=batch_size, **shared)
-        elif edge_index is not None:
+        elif evaluation == "nufft" and edge_index is not None:
             raise ValueError("Expected no `edge_index` with `evaluation='nufft'`, got one")
         else:
-            tolerance = self.tolerance if tolerance is None else tolerance
-            domain = all_points_domain(
-                x, pos, batch, batch_size=batch_size, tolerance=tolerance, **shared
-            )
+            shared |= {"batch_size": batch_size, "tolerance": tolerance}
+            domain = self._points(x, pos, batch, edge_index, evaluation, **shared)
         hidden = domain.convolve(self.stem, self.input_dropout(domain.features(x)))
         hidden = nn.functional.gelu(self.stem_norm(hidden))
         for block in self.blocks:
@@ -358,30 +350,46 @@ class CCNN(PretrainedModule):
         """
         if self.embedding is not None:
             x = self.embedding(x)
-        shared: dict[str, Any] = {
-            "dim": self.dim,
-            "channels": self.stem.in_channels,
-            "period": period,
-            "bandlimit": self.bandlimit,
-        }
+        shared: dict[str, Any] = {"period": period, "bandlimit": self.bandlimit}
         domain: AllPoints | Grid | Points
         if pos is None:
-            spacing = self.stem.spacing if spacing is None else spacing
-            domain = grid_domain(x, spacing, mask=mask, **shared)
-        elif edge_index is None and self.evaluation == "nufft":
-            tolerance = self.tolerance
-            domain = all_points_domain(
-                x, pos, batch, batch_size=None, tolerance=tolerance, **shared
-            )
+            domain = self._grid(x, spacing, mask=mask, **shared)
         else:
-            graph = self.num_neighbors if edge_index is None else edge_index
-            domain = points_domain(x, pos, batch, graph, **shared)
+            evaluation = self.evaluation if edge_index is None else "neighbors"
+            domain = self._points(
+                x, pos, batch, edge_index, evaluation, batch_size=None,
+                tolerance=self.tolerance, **shared,
+            )  # fmt: skip
         for conv in self._convolutions():
             conv.normalize_on(domain)
         return self
 
     def _convolutions(self) -> list[CKConvMP]:
         return [module for module in self.modules() if isinstance(module, CKConvMP)]
+
+    def _grid(self, x: Tensor, spacing: float | tuple[float, ...] | None, **options: Any) -> Grid:
+        spacing = self.stem.spacing if spacing is None else spacing
+        channels = self.stem.in_channels
+        grid = grid_domain(x, spacing, dim=self.dim, channels=channels, **options)
+        grid.count_taps(self._convolutions())
+        return grid
+
+    def _points(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        batch: Tensor | None,
+        edge_index: Tensor | Neighborhood | None,
+        evaluation: Evaluation,
+        *,
+        tolerance: float,
+        **options: Any,
+    ) -> AllPoints | Points:
+        options |= {"dim": self.dim, "channels": self.stem.in_channels}
+        if evaluation == "nufft":
+            return all_points_domain(x, pos, batch, tolerance=tolerance, **options)
+        graph = self.num_neighbors if edge_index is None else edge_index
+        return points_domain(x, pos, batch, graph, **options)
 
     def extra_repr(self) -> str:
         """Show what the layers would not."""
