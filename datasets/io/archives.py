@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 __all__ = ["extract_tar", "extract_zip"]
 
@@ -91,7 +91,7 @@ class _Member:
     name: str
     kind: Literal["file", "folder", "special"]
     size: int
-    open: Callable[[], IO[bytes] | None]
+    open: Callable[[], IO[bytes]]
 
 
 @contextmanager
@@ -117,10 +117,17 @@ def _open_tar(
         compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     with tarfile.open(archive, "r:gz" if compressed else "r:") as source:
         yield (
-            _Member(info.name, _tar_kind(info), info.size, partial(source.extractfile, info))
+            _Member(info.name, _tar_kind(info), info.size, partial(_open_tar_file, source, info))
             for info in _tar_infos(source)
             if chosen is None or chosen(PurePosixPath(info.name))
         )
+
+
+def _open_tar_file(source: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = source.extractfile(info)
+    if file is None:
+        raise ValueError(f"member {info.name!r} is no file")
+    return file
 
 
 def _tar_infos(source: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -129,8 +136,7 @@ def _tar_infos(source: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         source.members.clear()  # type: ignore[attr-defined]
         yield info
     # `next` also ends at a broken header, and does not reach the checksum of a compressed file.
-    stream = source.fileobj
-    assert stream is not None  # the file is open
+    stream = cast(IO[bytes], source.fileobj)
     stream.seek(source.offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise ValueError("it is cut short or corrupt: its end mark is missing")
@@ -204,7 +210,5 @@ def _check_room(archive: Path, folder: Path, files: Iterable[_Member]) -> None:
 
 def _write(member: _Member, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    source = member.open()
-    assert source is not None  # `extractfile` returns None for members that are no files
-    with source, open(path, "wb") as file:
+    with member.open() as source, open(path, "wb") as file:
         shutil.copyfileobj(source, file, _CHUNK_BYTES)
