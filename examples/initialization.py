@@ -10,7 +10,6 @@ Writes the figure, and the standard deviations as JSON beside it.
 """
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -21,8 +20,9 @@ import yaml
 from tables import show_table
 from torch import Tensor
 
-from ccnn_geo import CCNN, CKConvMP
+from ccnn_geo import CCNN
 from ccnn_geo.files import save_json
+from ccnn_geo.visualization.figures import unscale_kernels
 
 PAPER = Path(__file__).parent / "configs" / "paper"
 SCALES = ("none", "paper", "exact")
@@ -64,9 +64,7 @@ def outputs_of(
     torch.manual_seed(seed)
     model, inputs = make(initialization="exact" if scale == "exact" else "paper", readout=None)
     if scale == "none":
-        for conv in model.modules():
-            if isinstance(conv, CKConvMP):
-                conv.kernel.readout.weight.data *= math.sqrt(conv.num_neighbors)
+        unscale_kernels(model)
     with torch.no_grad():
         return model.eval()(*inputs).flatten()
 

@@ -38,6 +38,7 @@ __all__ = [
     "plot_voxels",
     "save_figure",
     "strongest_channels",
+    "unscale_kernels",
 ]
 
 _SPLITS = {"train": "#4477aa", "val": "#ee6677"}
@@ -177,10 +178,7 @@ def initial_outputs(model: CCNN, num_points: int = 256, *, seed: int = 0) -> dic
         scaled.readout = None
         scaled.reset_parameters()
         unscaled = copy.deepcopy(scaled)
-        for conv in unscaled.modules():
-            if isinstance(conv, CKConvMP):
-                terms = conv.num_neighbors * (1 if conv.separable else conv.in_channels)
-                conv.kernel.readout.weight.mul_(math.sqrt(terms))
+        unscale_kernels(unscaled)
         pos = torch.rand(num_points, scaled.stem.dim) * 2 - 1
         x = torch.randn(num_points, model.in_channels)
         outputs = {
@@ -188,6 +186,19 @@ def initial_outputs(model: CCNN, num_points: int = 256, *, seed: int = 0) -> dic
             "kernels of variance 1": unscaled(x, pos),
         }
     return {name: output.flatten() for name, output in outputs.items()}
+
+
+@torch.no_grad()
+def unscale_kernels(model: CCNN) -> None:
+    """Undo the paper's scaling of the initial kernels, which then have unit variance, in place.
+
+    Args:
+        model: A network as it was initialised with `initialization="paper"`.
+    """
+    for conv in model.modules():
+        if isinstance(conv, CKConvMP):
+            terms = conv.num_neighbors * (1 if conv.separable else conv.in_channels)
+            conv.kernel.readout.weight.mul_(math.sqrt(terms))
 
 
 def plot_initialization(outputs: Mapping[str, Tensor]) -> Figure:
