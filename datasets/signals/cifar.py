@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch_geometric.transforms import BaseTransform, Compose
@@ -82,7 +82,7 @@ _STATISTICS: dict[CIFARName, tuple[Sequence[float], Sequence[float]]] = {
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
 GRAY_STATISTICS = ([122.6 / 255], [61 / 255])  # of the Long Range Arena
-# Names of the labels in pickles; CIFAR-100 also has those of 20 coarse classes.
+# Names of the labels in pickles; CIFAR-100 also has labels of 20 coarse classes.
 _LABELS: dict[CIFARName, bytes] = {"cifar10": b"labels", "cifar100": b"fine_labels"}
 # Bytes of a record before the pixels, of which the last one is the label.
 _LABEL_BYTES: dict[CIFARName, int] = {"cifar10": 1, "cifar100": 2}
@@ -110,12 +110,9 @@ class CIFARDataModule(ImageDataModule):
         normalize: If True, the published mean and deviation of each channel are subtracted and
             divided by; otherwise, brightness is from 0 to 1.
         batch_size: Number of images per batch and process.
-        num_workers: Number of worker processes of a loader.
-        seed: Seed of the order of the images and their augmentation.
-        split_seed: Seed of the validation split and the subset of the training images.
-        val_fraction: Fraction of the training split held out for validation.
-        train_size: Number of training images to use; all by default.
         download: If True, the official archive is downloaded if it is missing.
+        loading: Workers, seeds, validation split and size of the training split, see
+            `SignalDataModule`.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken; the message names it.
@@ -133,23 +130,15 @@ class CIFARDataModule(ImageDataModule):
         augment: bool = False,
         normalize: bool = True,
         batch_size: int = 50,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        train_size: int | None = None,
         download: bool = True,
+        **loading: Any,
     ) -> None:
         check_choice("name", name, get_args(CIFARName))
         check_choice("form", form, get_args(CIFARForm))
         super().__init__(
             Path("data") / name if root is None else Path(root),
             batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            train_size=train_size,
+            **loading,
         )
         self.name: CIFARName = name
         self.form: CIFARForm = form

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch_geometric.transforms import BaseTransform, Compose
@@ -82,16 +82,13 @@ class MNISTDataModule(ImageDataModule):
             uint8, and `train_y [M]` and `test_y`. By default the folder `data/mnist`.
         form: Form of the input of a network.
         batch_size: Number of digits per batch and process.
-        num_workers: Number of worker processes of a loader.
-        seed: Seed of the order of the digits and their shifts.
-        split_seed: Seed of the validation split and the subset of the training digits.
         permutation_seed: Seed of the order of `permuted` pixels.
-        val_fraction: Fraction of the training split held out for validation.
-        train_size: Number of training digits to use; all by default.
         max_shift: Largest random shift of training digits along each axis, in pixels.
         normalize: If True, MNIST's mean 0.1307 is subtracted from the brightness, which is then
             divided by its deviation 0.3081. Not for `masked` and `cloud`, whose zeros are empty.
         download: If True, the official files are downloaded if they are missing.
+        loading: Workers, seeds, validation split and size of the training split, see
+            `SignalDataModule`.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken; the message names it.
@@ -106,15 +103,11 @@ class MNISTDataModule(ImageDataModule):
         *,
         form: DigitsForm = "image",
         batch_size: int = 100,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
         permutation_seed: int = 0,
-        val_fraction: float = 0.1,
-        train_size: int | None = None,
         max_shift: int = 0,
         normalize: bool = False,
         download: bool = True,
+        **loading: Any,
     ) -> None:
         check_choice("name", name, get_args(DigitsName))
         check_choice("form", form, get_args(DigitsForm))
@@ -125,11 +118,7 @@ class MNISTDataModule(ImageDataModule):
         super().__init__(
             Path("data") / name if root is None else Path(root),
             batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            train_size=train_size,
+            **loading,
         )
         self.name = name
         self.form: DigitsForm = form

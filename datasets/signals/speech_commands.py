@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch_geometric.transforms import BaseTransform
@@ -78,19 +78,11 @@ class SpeechCommandsDataModule(SubsampledDataModule):
             speakers are in one of the three only.
         normalize: If True, the mean over the training clips is subtracted from every channel, which
             is divided by their standard deviation.
-        subsample: Step between the samples, or between the vectors of coefficients, of test clips
-            that are kept.
-        train_subsample: Step of those of training and validation clips that are kept.
-        rescale: If True, `spacing` gives the step of test clips relative to training. If False,
-            networks process them as if they were shorter by `subsample / train_subsample`.
         batch_size: Number of clips per batch and process.
-        num_workers: Number of worker processes of a loader.
-        seed: Seed of the order of the clips.
-        split_seed: Seed of the validation split and the subset of the training clips.
         val_fraction: Fraction of the clips that are not for testing that is held out for
             validation; 15 / 85 by default. The official list takes precedence.
-        train_size: Number of training clips to use, see `SignalDataModule`.
         download: If True, the official archive is downloaded if it is missing.
+        loading: Sampling rates, workers, seeds and the other arguments of `SubsampledDataModule`.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken; the message names it.
@@ -106,31 +98,19 @@ class SpeechCommandsDataModule(SubsampledDataModule):
         features: Features = "raw",
         split: CommandsSplit = "paper",
         normalize: bool = True,
-        subsample: int = 1,
-        train_subsample: int = 1,
-        rescale: bool = True,
         batch_size: int = 20,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
         val_fraction: float = _VAL_FRACTION / (1 - _TEST_FRACTION),
-        train_size: int | None = None,
         download: bool = True,
+        **loading: Any,
     ) -> None:
         check_choice("name", name, get_args(CommandsName))
         check_choice("features", features, get_args(Features))
         check_choice("split", split, get_args(CommandsSplit))
         super().__init__(
             Path("data") / name if root is None else Path(root),
-            subsample=subsample,
-            train_subsample=train_subsample,
-            rescale=rescale,
             batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
             val_fraction=val_fraction,
-            train_size=train_size,
+            **loading,
         )
         self.name = name
         self.features: Features = features

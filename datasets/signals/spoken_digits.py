@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -39,18 +39,9 @@ class SpokenDigitsDataModule(SubsampledDataModule):
         keep_lengths: If True, `length [1]` gives the unpadded length, and networks ignore the
             padding.
         normalize: If True, every recording is scaled to a peak of 1.
-        subsample: Step between the samples of test recordings that are kept.
-        train_subsample: Step between the samples of training and validation recordings that are
-            kept.
-        rescale: If True, `spacing` gives the step of test recordings relative to training. If
-            False, networks process them as if they were shorter by `subsample / train_subsample`.
         batch_size: Number of recordings per batch and process.
-        num_workers: Number of worker processes of a loader.
-        seed: Seed of the order of the recordings.
-        split_seed: Seed of the validation split and the subset of the training recordings.
-        val_fraction: Fraction of the training split held out for validation.
-        train_size: Number of training recordings to use, see `SignalDataModule`.
         download: If True, the recordings are downloaded if they are missing.
+        loading: Sampling rates, workers, seeds and the other arguments of `SubsampledDataModule`.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken.
@@ -65,29 +56,15 @@ class SpokenDigitsDataModule(SubsampledDataModule):
         duration: float = 1.0,
         keep_lengths: bool = False,
         normalize: bool = True,
-        subsample: int = 1,
-        train_subsample: int = 1,
-        rescale: bool = True,
         batch_size: int = 20,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        train_size: int | None = None,
         download: bool = True,
+        **loading: Any,
     ) -> None:
         check_choice("name", name, get_args(DataName))
         super().__init__(
             Path("data/spoken_digits") if root is None else Path(root),
-            subsample=subsample,
-            train_subsample=train_subsample,
-            rescale=rescale,
             batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            train_size=train_size,
+            **loading,
         )
         if not 1 <= duration * SAMPLE_RATE < math.inf:
             raise ValueError(f"Expected `duration` of a sample or more, got {duration} seconds")

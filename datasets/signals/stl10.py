@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch_geometric.transforms import BaseTransform, Compose
@@ -63,12 +63,9 @@ class STL10DataModule(SignalDataModule):
         normalize: If True, the published mean and deviation of each channel are subtracted and
             divided by; otherwise, brightness is from 0 to 1.
         batch_size: Number of images per batch and process.
-        num_workers: Number of worker processes of a loader.
-        seed: Seed of the order of the images and their augmentation.
-        split_seed: Seed of the validation split and the subset of the training images.
-        val_fraction: Fraction of the training split held out for validation.
-        train_size: Number of training images to use; all by default.
         download: If True, the official archive is downloaded if it is missing.
+        loading: Workers, seeds, validation split and size of the training split, see
+            `SignalDataModule`.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken; the message names it.
@@ -85,22 +82,14 @@ class STL10DataModule(SignalDataModule):
         augment: bool = False,
         normalize: bool = True,
         batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        train_size: int | None = None,
         download: bool = True,
+        **loading: Any,
     ) -> None:
         check_choice("name", name, get_args(STL10Name))
         super().__init__(
             Path("data") / name if root is None else Path(root),
             batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            train_size=train_size,
+            **loading,
         )
         self.name = name
         self.image_size = check_count("size", size)

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch_geometric.data import Data
@@ -32,12 +33,7 @@ class SubsampledDataModule(SignalDataModule):
             kept.
         rescale: If True, `spacing` gives the step of test sequences relative to training. If
             False, networks process them as if they were shorter by `subsample / train_subsample`.
-        batch_size: Number of sequences per batch and process.
-        num_workers: Number of worker processes of a loader.
-        seed: Seed of the order of the sequences.
-        split_seed: Seed of the validation split and the subset of the training sequences.
-        val_fraction: Fraction of the training split held out for validation.
-        train_size: Number of training sequences to use, see `SignalDataModule`.
+        loading: Size of a batch and all other arguments of `SignalDataModule`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -47,25 +43,12 @@ class SubsampledDataModule(SignalDataModule):
         self,
         root: Path,
         *,
-        subsample: int,
-        train_subsample: int,
-        rescale: bool,
-        batch_size: int,
-        num_workers: int,
-        seed: int,
-        split_seed: int,
-        val_fraction: float,
-        train_size: int | None,
+        subsample: int = 1,
+        train_subsample: int = 1,
+        rescale: bool = True,
+        **loading: Any,
     ) -> None:
-        super().__init__(
-            root,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            train_size=train_size,
-        )
+        super().__init__(root, **loading)
         self.subsample = _check_step("subsample", subsample)
         self.train_subsample = _check_step("train_subsample", train_subsample)
         self.rescale = rescale
@@ -107,9 +90,8 @@ class SubsampledDataModule(SignalDataModule):
             ValueError: If `subsample` is below 1.
             RuntimeError: Before `setup`.
         """
-        classes, whole = self.class_names, self._whole_test
-        assert whole is not None  # there are no classes before `setup`
-        signals = every(whole, _check_step("subsample", subsample))
+        classes = self.class_names  # an error before `setup`, which reads `_whole_test`
+        signals = every(cast(Signals, self._whole_test), _check_step("subsample", subsample))
         dataset = self._split(signals, classes, "test", self.split_seed)
         dataset.transform = self._test_transform(subsample, rescale=rescale)
         return self._loader(dataset)

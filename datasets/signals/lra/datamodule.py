@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch_geometric.transforms import BaseTransform
@@ -162,17 +162,13 @@ class LRADataModule(SignalDataModule):
         resolution: Pixels along each side of the images of Pathfinder and Path-X, 32 and 128 by
             default.
         batch_size: Number of samples per batch and process.
-        num_workers: Number of worker processes of a loader.
-        seed: Seed of the order of the samples.
-        split_seed: Seed of the validation split, of the subset of the training samples, and of
-            generated samples.
-        val_fraction: Fraction of the training split held out for validation.
-        train_size: Number of training samples to use, see `SignalDataModule`.
         download: If True, archives of Text and Image are downloaded if they are missing.
         cache_dir: Folder of the caches of generated samples and of pixels; by default `.ccnn_geo`
             in `root`.
         num_processes: Number of processes that generate samples or read images; one per processor
             by default.
+        loading: Workers, seeds, validation split and size of the training split, see
+            `SignalDataModule`; `split_seed` is also the seed of generated samples.
 
     Raises:
         ValueError: If an argument is out of range or a file is broken; the message names it.
@@ -194,14 +190,10 @@ class LRADataModule(SignalDataModule):
         contour_length: ContourLength = 14,
         resolution: Resolution | None = None,
         batch_size: int = 50,
-        num_workers: int = 0,
-        seed: int = 0,
-        split_seed: int = 0,
-        val_fraction: float = 0.1,
-        train_size: int | None = None,
         download: bool = True,
         cache_dir: Path | None = None,
         num_processes: int | None = None,
+        **loading: Any,
     ) -> None:
         check_choice("name", name, get_args(LRAName))
         check_choice("padding", padding, get_args(Padding))
@@ -210,11 +202,7 @@ class LRADataModule(SignalDataModule):
         super().__init__(
             Path("data") / folder if root is None else Path(root),
             batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            split_seed=split_seed,
-            val_fraction=val_fraction,
-            train_size=train_size,
+            **loading,
         )
         if generate and not self._task.samples:
             can = [each for each, task in _TASKS.items() if task.samples]

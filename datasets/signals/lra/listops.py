@@ -260,7 +260,7 @@ def _write(levels: list[_Level]) -> Arrays:
 
 
 def _sizes(level: _Level, below: np.ndarray) -> np.ndarray:
-    """Return the number of tokens of every node from those of the nodes below."""
+    """Return the number of tokens of every node from the numbers of the nodes below."""
     arguments = level.arguments[level.arguments > 0]
     sizes = np.ones(len(level.tree), np.int64)
     if len(arguments):
@@ -270,7 +270,7 @@ def _sizes(level: _Level, below: np.ndarray) -> np.ndarray:
 
 
 def _values(level: _Level, below: np.ndarray) -> np.ndarray:
-    """Return the value of every node from those of the nodes below."""
+    """Return the value of every node from the values of the nodes below."""
     inner = level.arguments > 0
     arguments = level.arguments[inner]
     values = level.digit.copy()

@@ -89,7 +89,7 @@ _PUBLISHED: dict[int, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class PathfinderSettings:
-    """Settings of the images; `of` returns those of the Long Range Arena.
+    """Settings of the images; `of` returns the settings of the Long Range Arena.
 
     Attributes:
         resolution: Pixels along each side.
@@ -214,7 +214,7 @@ def generate_pathfinder(
         contour_length: Paddles of each long contour; 6, 9 or 14 in the published data.
         folder: Folder of a cache, from which the images are read the next time.
         num_processes: Number of processes that draw; one per processor by default.
-        settings: Other settings than those of the Long Range Arena, see `PathfinderSettings`.
+        settings: Settings in place of the Long Range Arena's, see `PathfinderSettings`.
 
     Returns:
         The images, `[M, 1, R, R]`, and their labels.

@@ -65,7 +65,7 @@ class Texts:
 
 
 def join_texts(first: Texts, second: Texts) -> Texts:
-    """Return the samples of both, those of the first one before the others."""
+    """Return the samples of both, the first one's before the second one's."""
     return Texts(
         np.concatenate([first.symbols, second.symbols]),
         np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),

@@ -7,7 +7,7 @@ import torch
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
 from ccnn_geo.datasets import TimeSeriesDataModule  # noqa: E402
-from ccnn_geo.datasets.signals.time_series import (  # noqa: E402
+from ccnn_geo.datasets.signals.time_series_files import (  # noqa: E402
     read_physionet,
     read_physionet_record,
     read_series,
