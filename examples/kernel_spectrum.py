@@ -74,7 +74,7 @@ def power(kernel: np.ndarray) -> np.ndarray:
 
 
 def near_harmonics(samples: int, period: int) -> np.ndarray:
-    """Return a mask of the frequencies within one step of a multiple of that of the period."""
+    """Return a mask of the frequencies within one step of a multiple of 1 / period."""
     turns = np.arange(samples // 2 + 1) * period / samples
     harmonic = np.round(turns)
     return (np.abs(turns - harmonic) <= 1.01 * period / samples) & (harmonic > 0)

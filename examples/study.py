@@ -35,7 +35,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -77,7 +77,7 @@ class Study:
     name: str
     title: str
     seeds: list[int]
-    configurations: list[Configuration] = field(default_factory=list)
+    configurations: list[Configuration]
 
     @classmethod
     def read(cls, path: Path) -> "Study":

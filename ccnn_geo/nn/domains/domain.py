@@ -97,7 +97,7 @@ def pool_rows(
 
 
 def keep_norm(norms: list[Tensor] | None, output: Tensor, norm: Tensor | None) -> Tensor:
-    """Append the norm of an evaluation to those of the domain, and return the output."""
+    """Append a kernel norm to the norms of the domain, and return the output."""
     if norms is not None and norm is not None:
         norms.append(norm)
     return output
