@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_jump, kernel_reach
-from ccnn_geo.ops.functorch import has_tangents, is_transformed, outside_transforms, unwrapped
-from ccnn_geo.ops.grid_backends.layout import fast_length
-from ccnn_geo.ops.grid_kernels import render_kernel
+from ccnn_geo.ops.fourier_box import Box, box_angles, fourier_box
+from ccnn_geo.ops.functorch import has_tangents, outside_transforms, unwrapped
 from ccnn_geo.ops.grid_positions import per_axis_period
+from ccnn_geo.ops.kernel_series import kernel_spectrum, multiply_spectrum, pair_moment
 from ccnn_geo.ops.kernel_support import Features, KernelSupport
 from ccnn_geo.ops.magnet import MAGNetWeights
 from ccnn_geo.ops.neighbor_backends.checks import check_clouds
@@ -42,15 +41,9 @@ BACKENDS: dict[str, Callable[..., Transform]] = {
 _SINGLE_TOLERANCE = 1e-6
 """Least tolerance of a computation in single precision."""
 
-_MAX_MODES = 2**40
-"""Modes of an axis beyond which no box is sized: no memory holds them."""
-
 _COPIES = 3
 """Spectra of one kind that are alive at a time: these, in backward their gradients, and those that
 are being computed."""
-
-_MIXED_VALUES = 2**23
-"""Products with a full kernel that are held at a time."""
 
 MAX_PAIRS = 2**25
 """Pairs of points that are summed one by one at most."""
@@ -60,15 +53,6 @@ _PAIR_COST = {"native": 1 / 30, "triton": 1 / 30}
 point backend; see `benchmarks.all_points`."""
 
 _SLOW_PAIR_COST = 1 / 3
-
-
-class Box(NamedTuple):
-    """Box of the Fourier series of one cloud."""
-
-    length: tuple[float, ...]
-    """Length per axis in kernel units."""
-    modes: Modes
-    """Number of modes per axis, odd."""
 
 
 def nufft_conv(
@@ -156,7 +140,9 @@ def nufft_conv(
             return output.to(input_dtype), moment if with_moment else None
         reach, band = _resolution(features, readout, support, tolerance)
         wrap = _scaled_period(lengths, support, reach)
-        boxes = [_box(source[own], target[other], reach, band, wrap) for own, other in clouds]
+        boxes = [
+            fourier_box(source[own], target[other], reach, band, wrap) for own, other in clouds
+        ]
         if _sums_pairs(method, clouds, boxes, wrap, readout):
             graph = Neighborhood.complete(clouds, len(source), device=x.device)
             output, second = point_conv(
@@ -177,17 +163,17 @@ def nufft_conv(
         shares, moment = [], readout.new_zeros(())
         for (own, other), (center, box) in zip(clouds, boxes, strict=True):
             if box not in kernels:
-                kernels[box] = _kernel_spectrum(features, readout, support, reach, box)
-            here = _angles(source[own], center, box)
-            there = here if target is source else _angles(target[other], center, box)
+                kernels[box] = kernel_spectrum(features, readout, support, reach, box)
+            here = box_angles(source[own], center, box)
+            there = here if target is source else box_angles(target[other], center, box)
             forth = transforms(here, box.modes)
             back = forth if there is here else transforms(there, box.modes)
             spectrum = analyze(values[:, own].contiguous(), here, forth, box.modes)
-            spectrum = _multiply(kernels[box], spectrum, readout)
+            spectrum = multiply_spectrum(kernels[box], spectrum, readout)
             shares.append(synthesize(spectrum, there, back, box.modes).t())
             if with_moment:
                 angles = (here, there)
-                moment = moment + _pair_moment(
+                moment = moment + pair_moment(
                     features, readout, support, reach, box, angles, transforms
                 )
     output = torch.cat(shares).to(input_dtype)
@@ -358,32 +344,6 @@ def _spans(batch: Tensor | None, count: int) -> dict[int, slice]:
     return dict(zip(numbers.tolist(), map(slice, [0, *ends], ends), strict=True))
 
 
-@torch.no_grad()
-def _box(
-    source: Tensor,
-    target: Tensor,
-    reach: tuple[float, ...],
-    band: tuple[float, ...],
-    period: Period,
-) -> tuple[Tensor, Box]:
-    """Return the centre of a cloud, `[D]`, and the box of its Fourier series."""
-    parts = [part for part in (source, target) if len(part)]
-    low = torch.stack([part.amin(0) for part in parts]).amin(0)
-    high = torch.stack([part.amax(0) for part in parts]).amax(0)
-    lengths, modes = [], []
-    for side, end, frequency, wrap in zip((high - low).tolist(), reach, band, period, strict=True):
-        length = max(side + end, 2 * end) if wrap is None else wrap
-        if 2 * frequency * length > _MAX_MODES:
-            return (low + high) / 2, Box((math.inf,) * len(reach), (_MAX_MODES,) * len(reach))
-        count = fast_length(math.ceil(2 * frequency * length) + 1, odd=True)
-        if wrap is None and frequency > 0:
-            # The step depends on the bandwidth only, so that clouds of equal modes share a kernel.
-            length = (count - 1) / (2 * frequency)
-        lengths.append(length)
-        modes.append(count)
-    return (low + high) / 2, Box(tuple(lengths), tuple(modes))
-
-
 def _check_memory(
     boxes: list[Box],
     readout: Tensor,
@@ -440,113 +400,3 @@ def _needed_bytes(
         fine = math.prod(2 * count for count in box.modes)
         values += _COPIES * fine * (1 + width * reached)
     return values * readout.dtype.itemsize
-
-
-def _angles(pos: Tensor, center: Tensor, box: Box) -> Tensor:
-    """Return positions in kernel units as angles in radians, `[N, D]`, float64."""
-    lengths = torch.tensor(box.length, dtype=torch.float64, device=pos.device)
-    turns = (pos - center) / lengths
-    return 2 * math.pi * (turns - turns.detach().round())
-
-
-def _samples(
-    features: Features,
-    readout: Tensor,
-    support: KernelSupport,
-    reach: tuple[float, ...],
-    box: Box,
-) -> Tensor:
-    """Return the samples of a kernel in a box as far as it reaches, `[C, 2 K_1 + 1, ...]`."""
-    steps = tuple(length / count for length, count in zip(box.length, box.modes, strict=True))
-    arms = [
-        min(int(end / step), count // 2)
-        for end, step, count in zip(reach, steps, box.modes, strict=True)
-    ]
-    spacing = tuple(step / scale for step, scale in zip(steps, support.scale, strict=True))
-    taps = tuple((arm, arm) for arm in arms)
-    return render_kernel(features, readout, support, spacing, taps)[0]
-
-
-def _series(samples: Tensor, box: Box) -> Tensor:
-    """Return the Fourier coefficients of samples around 0, in the layout of `Transform`."""
-    arms = [count // 2 for count in samples.shape[1:]]
-    axes = tuple(range(1, samples.dim()))
-    missing = [modes - count for modes, count in zip(box.modes, samples.shape[1:], strict=True)]
-    grid = torch.nn.functional.pad(samples, [each for m in missing[::-1] for each in (0, m)])
-    grid = grid.roll([-arm for arm in arms], axes)
-    return torch.fft.rfftn(grid, dim=axes, norm="forward")
-
-
-def _kernel_spectrum(
-    features: Features,
-    readout: Tensor,
-    support: KernelSupport,
-    reach: tuple[float, ...],
-    box: Box,
-) -> Tensor:
-    """Return the Fourier coefficients of a depthwise kernel, or of the basis of a full one."""
-    rows = readout if readout.dim() == 2 else _identity(readout)
-    return _series(_samples(features, rows, support, reach, box), box)
-
-
-def _multiply(kernel: Tensor, spectrum: Tensor, readout: Tensor) -> Tensor:
-    """Return the spectrum of the output, `[C, ...]` or `[O, ...]`."""
-    if readout.dim() == 2:
-        return kernel * spectrum
-    step = max(1, _MIXED_VALUES // readout[:, 0].numel())
-    parts = zip(kernel.flatten(1).split(step, 1), spectrum.flatten(1).split(step, 1), strict=True)
-    # `torch.func` does not support the hooks of checkpoints.
-    shares = [
-        _multiply_full(basis, part, readout)
-        if is_transformed()
-        else checkpoint(_multiply_full, basis, part, readout, use_reentrant=False)
-        for basis, part in parts
-    ]
-    return torch.cat(shares, 1).unflatten(1, spectrum.shape[1:])
-
-
-def _multiply_full(basis: Tensor, spectrum: Tensor, readout: Tensor) -> Tensor:
-    """Return `sum_ch A_och basis_hm x_cm`, `[O, m]`."""
-    rows = readout.transpose(1, 2).flatten(0, 1).to(spectrum.real.dtype)
-    parts = rows @ torch.view_as_real(spectrum).flatten(1)
-    mixed = torch.view_as_complex(parts.unflatten(-1, (-1, 2))).unflatten(0, (len(readout), -1))
-    return (mixed * basis).sum(1)
-
-
-def _pair_moment(
-    features: Features,
-    readout: Tensor,
-    support: KernelSupport,
-    reach: tuple[float, ...],
-    box: Box,
-    angles: tuple[Tensor, Tensor],
-    transforms: Callable[[Tensor, Modes], Transform],
-) -> Tensor:
-    """Return the second moment of the basis, summed over all pairs of a cloud, `[H + 1, H + 1]`.
-
-    Squares of a kernel have twice its bandwidth. Instead of their series at the offsets of all
-    pairs, the density of the offsets is evaluated at the samples of the kernel.
-    """
-    fine = Box(box.length, tuple(fast_length(2 * count - 1, odd=True) for count in box.modes))
-    basis = _samples(features, _identity(readout), support, reach, fine)
-
-    def density(points: Tensor) -> Tensor:
-        ones = points.new_ones(1, len(points), dtype=readout.dtype)
-        return analyze(ones, points, transforms(points, fine.modes), fine.modes)
-
-    source, target = angles
-    here = density(source)
-    there = here if target is source else density(target)
-    axes = tuple(range(1, 1 + len(fine.modes)))
-    pairs = torch.fft.irfftn(here.conj() * there, fine.modes, dim=axes)
-    arms = [count // 2 for count in basis.shape[1:]]
-    pairs = pairs.roll(arms, axes)
-    for axis, count in zip(axes, basis.shape[1:], strict=True):
-        pairs = pairs.narrow(axis, 0, count)
-    rows = basis.flatten(1)
-    return (rows * pairs.reshape(1, -1)) @ rows.T
-
-
-def _identity(readout: Tensor) -> Tensor:
-    """Return a readout that gives the basis itself, `[H + 1, H + 1]`."""
-    return torch.eye(readout.size(-1), dtype=readout.dtype, device=readout.device)

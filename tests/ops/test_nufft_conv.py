@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ccnn_geo.nn import SIREN, MAGNet
-from ccnn_geo.ops import KernelSupport, Neighborhood, nufft_conv, point_conv
+from ccnn_geo.ops import KernelSupport, Neighborhood, kernel_series, nufft_conv, point_conv
 from ccnn_geo.ops.bandwidth import kernel_bandwidth, kernel_reach
 from ccnn_geo.ops.nufft_backends import finufft
 from clouds_helpers import random_clouds
@@ -83,8 +83,7 @@ def test_equals_the_sum_over_all_pairs_within_the_tolerance(backend, dim, tolera
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_full_kernels_mix_channels(backend, monkeypatch):
-    module = sys.modules["ccnn_geo.ops.nufft_conv"]  # the function goes by the same name
-    monkeypatch.setattr(module, "_MIXED_VALUES", 2000)
+    monkeypatch.setattr(kernel_series, "_MIXED_VALUES", 2000)
     call = make_kernel(2, 3, outputs=4)
     x, pos, _ = random_clouds(150, dim=2, channels=3)
     expected, moment = all_pairs(x, pos, *call)
