@@ -363,7 +363,9 @@ class KernelConvolution(SavedSettings, MessagePassing):
         """Return the kernel on a grid, `[C, *K]` or `[O, C, *K]`, and the moment if requested."""
         taps = grid.taps_of(self)
         if grid.weight is None and self.spacing is not None:
-            readout = readout * (math.prod(grid.spacing) / math.prod(self.spacing))
+            # The product of the ratios: products of steps would leave the range of numbers.
+            steps = zip(grid.spacing, self.spacing, strict=True)
+            readout = readout * math.prod(step / own for step, own in steps)
         return render_kernel(
             self._features(grid.bandlimit),
             readout,

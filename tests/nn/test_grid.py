@@ -729,3 +729,14 @@ def test_exact_initialisation_makes_the_norm_of_every_windowed_kernel_one(size, 
         torch.testing.assert_close(norms, torch.ones_like(norms), rtol=1e-4, atol=0)
         noise = conv.grid(torch.randn(8, 3, *(min(cells, 64) for cells in size)))
     assert 0.5 < float(noise.std()) < 2
+
+
+@pytest.mark.parametrize("spacing", [1e-300, 1e200, 1e300])
+def test_the_length_unit_of_a_grid_does_not_matter_however_large_or_small(spacing):
+    x = torch.randn(2, 1, 8, 8)
+    outputs = []
+    for unit in (1.0, spacing):
+        torch.manual_seed(0)
+        network = CCNN.for_grid(1, 3, size=(8, 8), spacing=unit, hidden_channels=4).eval()
+        outputs.append(network(x, spacing=2 * unit))
+    torch.testing.assert_close(*outputs)
