@@ -1,4 +1,4 @@
-"""Data sets of point clouds (ModelNet, user files, procedural shapes) and of signals on grids.
+"""Data sets of point clouds, of whole scans and of signals on grids.
 
 The data modules need Lightning and are imported when they are first used.
 """
@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 from .epochs import EpochSampler
 from .io.off import read_off
 from .io.readers import Geometry, read_geometry
+from .io.scenes import Scene, read_scene, write_scene
 from .point_clouds.arrays import PointCloudArrays
 from .point_clouds.dataset import PointCloudDataset, SampledDataset
 from .point_clouds.folder import PointCloudFolder
 from .point_clouds.modelnet import ModelNet
+from .point_clouds.parts import ShapeParts
+from .point_clouds.shapenet_part import ShapeNetPart
 from .point_clouds.shapes import Shapes
 
 if TYPE_CHECKING:
-    from .point_clouds.datamodule import PointCloudDataModule
+    from .point_clouds.datamodule import PartSegmentationDataModule, PointCloudDataModule
+    from .scenes.datamodule import SceneDataModule
     from .signals.cifar import CIFARDataModule
     from .signals.dataset import SignalDataModule
     from .signals.lra.datamodule import LRADataModule
@@ -33,12 +37,17 @@ __all__ = [
     "LRADataModule",
     "MNISTDataModule",
     "ModelNet",
+    "PartSegmentationDataModule",
     "PointCloudArrays",
     "PointCloudDataModule",
     "PointCloudDataset",
     "PointCloudFolder",
     "STL10DataModule",
     "SampledDataset",
+    "Scene",
+    "SceneDataModule",
+    "ShapeNetPart",
+    "ShapeParts",
     "Shapes",
     "SignalDataModule",
     "SpeechCommandsDataModule",
@@ -46,6 +55,8 @@ __all__ = [
     "TimeSeriesDataModule",
     "read_geometry",
     "read_off",
+    "read_scene",
+    "write_scene",
 ]
 
 
@@ -53,8 +64,10 @@ _DATA_MODULES = {
     "CIFARDataModule": "signals.cifar",
     "LRADataModule": "signals.lra.datamodule",
     "MNISTDataModule": "signals.mnist",
+    "PartSegmentationDataModule": "point_clouds.datamodule",
     "PointCloudDataModule": "point_clouds.datamodule",
     "STL10DataModule": "signals.stl10",
+    "SceneDataModule": "scenes.datamodule",
     "SignalDataModule": "signals.dataset",
     "SpeechCommandsDataModule": "signals.speech_commands",
     "SpokenDigitsDataModule": "signals.spoken_digits",

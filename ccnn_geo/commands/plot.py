@@ -127,7 +127,7 @@ def _voxels(options: argparse.Namespace) -> list[Path]:
 
     sampling = Sampling(points_per_mesh=options.points)
     geometry = read_geometry(options.file, allow_faceless=True)
-    (cloud,) = sampling.clouds(geometry, str(options.file))
+    cloud = sampling.clouds(geometry, str(options.file))[0].rows
     pos = torch.from_numpy(cloud[:, :3])
     if options.output is None:
         show_voxels(pos, resolution=options.resolution)

@@ -112,7 +112,7 @@ class Classifier:
                 area.
             ImportError: If sampling needs trimesh or open3d, and it is not installed.
         """
-        (points,) = self._sampling.clouds(geometry, "cloud")
+        points = self._sampling.clouds(geometry, "cloud")[0].rows
         generator = torch.Generator().manual_seed(self.seed)
         whole = len(points) <= self.card.preprocessing.num_points
         views = [points[self._view(points, generator)] for _ in range(1 if whole else self.views)]

@@ -7,29 +7,39 @@ from ccnn_geo.training.optim import parameter_groups, warmup_cosine
 
 if TYPE_CHECKING:
     from ccnn_geo.training.classifier import CCNNClassifier, ClassMeanAccuracy
-    from ccnn_geo.training.cli import ExperimentCLI, PointCloudCLI, SignalCLI
+    from ccnn_geo.training.cli import ExperimentCLI, PointCloudCLI, SegmentationCLI, SignalCLI
     from ccnn_geo.training.module import CCNNModule
+    from ccnn_geo.training.regressor import CCNNRegressor
     from ccnn_geo.training.report import ConfusionMatrix, RunReport
+    from ccnn_geo.training.segmenter import CCNNSegmenter, PartIoU
 
 _ON_DEMAND = {
     "CCNNClassifier": "classifier",
     "CCNNModule": "module",
+    "CCNNRegressor": "regressor",
+    "CCNNSegmenter": "segmenter",
     "ClassMeanAccuracy": "classifier",
     "ConfusionMatrix": "report",
     "ExperimentCLI": "cli",
+    "PartIoU": "segmenter",
     "PointCloudCLI": "cli",
     "RunReport": "report",
+    "SegmentationCLI": "cli",
     "SignalCLI": "cli",
 }
 
 __all__ = [
     "CCNNClassifier",
     "CCNNModule",
+    "CCNNRegressor",
+    "CCNNSegmenter",
     "ClassMeanAccuracy",
     "ConfusionMatrix",
     "ExperimentCLI",
+    "PartIoU",
     "PointCloudCLI",
     "RunReport",
+    "SegmentationCLI",
     "SignalCLI",
     "parameter_groups",
     "warmup_cosine",

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch_geometric.data import Batch
-from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from ccnn_geo.nn import CCNN
@@ -35,6 +34,9 @@ class CCNNClassifier(CCNNModule):
         ValueError: If an argument is out of range, or does not fit the network.
     """
 
+    monitor = "accuracy"
+    monitor_mode = "max"
+
     def __init__(
         self,
         network: nn.Module,
@@ -45,52 +47,23 @@ class CCNNClassifier(CCNNModule):
     ) -> None:
         super().__init__(network, **options)
         self.save_hyperparameters(ignore=["network"])
-        self.num_classes = _num_classes(network, num_classes)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"Expected `label_smoothing` in [0, 1), got {label_smoothing}")
-        self.label_smoothing = label_smoothing
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(self.num_classes, average="micro"),
-                "class_accuracy": ClassMeanAccuracy(self.num_classes),
-            },
-            compute_groups=False,
-        )
-        self.train_metrics = metrics.clone(prefix="train/")
-        self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
+        if isinstance(network, CCNN) and network.readout is None:
+            raise ValueError("Expected a network with a `readout`, got one without")
+        self.num_classes = count_classes(network, num_classes)
+        self.label_smoothing = check_smoothing(label_smoothing)
+        metrics = {
+            "accuracy": MulticlassAccuracy(self.num_classes, average="micro"),
+            "class_accuracy": ClassMeanAccuracy(self.num_classes),
+        }
+        self.add_metrics(metrics)
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of a batch."""
+        return nn.functional.cross_entropy(output, batch.y)
 
     def training_loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of a training batch, and log the accuracies."""
-        self._log_metrics(self.train_metrics, output, batch)
+        """Return the cross-entropy of a training batch with smoothed labels."""
         return nn.functional.cross_entropy(output, batch.y, label_smoothing=self.label_smoothing)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log loss and accuracies on validation samples."""
-        self._evaluate(batch, "val", self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log loss and accuracies on test samples, and return the logits."""
-        return self._evaluate(batch, "test", self.test_metrics)
-
-    def _evaluate(self, batch: Batch, split: str, metrics: MetricCollection) -> Tensor:
-        logits = self(batch)
-        self.log_mean(f"{split}/loss", nn.functional.cross_entropy(logits, batch.y), batch)
-        self._log_metrics(metrics, logits, batch)
-        return logits
-
-    def _log_metrics(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
-        """Update the metrics with a batch, and log them at the end of the epoch."""
-        metrics.update(logits, batch.y)
-        for name, metric in metrics.items():
-            self.log(
-                name,
-                metric,
-                on_step=False,
-                on_epoch=True,
-                prog_bar=name == "val/accuracy",
-                batch_size=batch.num_graphs,
-            )
 
 
 class ClassMeanAccuracy(MulticlassStatScores):
@@ -100,10 +73,11 @@ class ClassMeanAccuracy(MulticlassStatScores):
 
     Args:
         num_classes: Number of classes.
+        ignore_index: Label of samples that are not counted.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, average=None)
+    def __init__(self, num_classes: int, *, ignore_index: int | None = None) -> None:
+        super().__init__(num_classes, average=None, ignore_index=ignore_index)
 
     def compute(self) -> Tensor:
         """Return the mean over the classes."""
@@ -112,15 +86,24 @@ class ClassMeanAccuracy(MulticlassStatScores):
         return (correct[present] / support[present]).mean()
 
 
-def _num_classes(network: nn.Module, num_classes: int | None) -> int:
+def check_smoothing(label_smoothing: float) -> float:
+    """Return a label smoothing that has to be in [0, 1).
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"Expected `label_smoothing` in [0, 1), got {label_smoothing}")
+    return label_smoothing
+
+
+def count_classes(network: nn.Module, num_classes: int | None) -> int:
     """Return the number of classes of a network.
 
     Raises:
         ValueError: If it is unknown, less than 2, or not the number of outputs of a `CCNN`.
     """
     if isinstance(network, CCNN):
-        if network.readout is None:
-            raise ValueError("Expected a network with a `readout`, got one without")
         if num_classes not in (None, network.out_channels):
             raise ValueError(
                 f"Expected a network with {num_classes} outputs, got {network.out_channels}"

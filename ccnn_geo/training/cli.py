@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import yaml
@@ -27,7 +27,7 @@ from ccnn_geo.training.report import ConfusionMatrix, RunReport
 from ccnn_geo.training.settings import comparable_settings
 from ccnn_geo.visualization.figures import draw_run
 
-__all__ = ["ExperimentCLI", "PointCloudCLI", "SignalCLI"]
+__all__ = ["ExperimentCLI", "PointCloudCLI", "SegmentationCLI", "SignalCLI"]
 
 # A resumed run finds its own files, data in memory need no workers, and there may be no validation.
 _EXPECTED_WARNINGS = (
@@ -41,6 +41,12 @@ _NOT_SETTINGS = {
     "in_channels", "out_channels", "dim", "size", "spacing", "num_embeddings", "pairs", "block",
     "kernel",
 }  # fmt: skip
+
+
+def _attribute(data: Any, *, name: str) -> Any:
+    """Return an attribute of a data module that is set up, or None if it has none of this name."""
+    data.setup()
+    return getattr(data, name, None)
 
 
 class ExperimentCLI(LightningCLI):
@@ -63,15 +69,22 @@ class ExperimentCLI(LightningCLI):
     configurations that you trust.
 
     Args:
-        model_class: The LightningModule, with arguments `network` and `num_classes`. It logs
-            `val/accuracy`, and its `test_step` returns the logits.
+        model_class: The LightningModule, with an argument `network` and those of `links`. It logs
+            `val/MONITOR`, where MONITOR is its attribute `monitor`; if the data have classes, its
+            `test_step` returns the logits.
         datamodule_class: The LightningDataModule, with arguments `name` and `seed` and attributes
-            `split_sizes`, `class_names` and `num_classes`.
+            `split_sizes` and, if the data have classes, `class_names` and `num_classes`.
         description: First sentence of `--help`.
         max_epochs: Default number of epochs.
     """
 
+    links: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "num_classes": partial(_attribute, name="num_classes")
+    }
+    """Arguments of the model that follow from the data module: how to compute each."""
+
     folder: Path
+    confusion: ConfusionMatrix | None
 
     def __init__(
         self,
@@ -111,7 +124,7 @@ class ExperimentCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         group = parser.add_argument_group("The network")
         self.add_network_arguments(group)
-        for argument, compute in (("network", self._network), ("num_classes", _num_classes)):
+        for argument, compute in {"network": self._network, **self.links}.items():
             parser.link_arguments(
                 "data", f"model.{argument}", compute_fn=compute, apply_on="instantiate"
             )
@@ -143,11 +156,15 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Make a trainer that keeps everything in the run's folder."""
-        self.confusion = ConfusionMatrix(self.datamodule.num_classes)
+        self.confusion = None
+        callbacks: list[Callback] = [self.report]
+        if hasattr(self.datamodule, "num_classes"):
+            self.confusion = ConfusionMatrix(self.datamodule.num_classes)
+            callbacks.append(self.confusion)
         checkpoint = partial(ModelCheckpoint, self.folder, enable_version_counter=False)
-        callbacks: list[Callback] = [self.report, self.confusion]
         if self.config.trainer.enable_checkpointing is not False:
-            callbacks.append(checkpoint("best", monitor="val/accuracy", mode="max"))
+            monitor = f"val/{self.model.monitor}"
+            callbacks.append(checkpoint("best", monitor=monitor, mode=self.model.monitor_mode))
             callbacks.append(checkpoint("last", save_on_train_epoch_end=True))
         if self.config.trainer.plugins is None:
             kwargs["plugins"] = [AtomicCheckpointIO()]
@@ -181,8 +198,9 @@ class ExperimentCLI(LightningCLI):
                 "split_sizes": self.datamodule.split_sizes,
                 "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
                 "seed": self.config.seed_everything,
+                "monitor": self.model.monitor,
                 **self.evaluate(checkpoint),
-                "classes": self.datamodule.class_names,
+                "classes": getattr(self.datamodule, "class_names", None),
                 **summary,
                 "settings": comparable_settings(yaml.safe_load(self._dumped())),
             }
@@ -200,7 +218,7 @@ class ExperimentCLI(LightningCLI):
 
         Returns:
             The metrics by name as `val` and `test`, None for those that were not measured, and the
-            confusion matrix of the test as `confusion`.
+            confusion matrix of the test as `confusion`, None if the data have no classes.
         """
         scores: dict[str, Any] = {}
         measures = {"val": self.trainer.validate, "test": self.trainer.test}
@@ -220,7 +238,7 @@ class ExperimentCLI(LightningCLI):
             scores[split] = {
                 name.removeprefix(f"{split}/"): x for name, x in metrics.items()
             } or None
-        return {**scores, "confusion": self.confusion.counts}
+        return {**scores, "confusion": self.confusion and self.confusion.counts}
 
     def _claimed_folder(self, first: Path, config: str) -> Path:
         try:
@@ -262,6 +280,29 @@ class PointCloudCLI(ExperimentCLI):
         """Make a `CCNN`."""
         arguments = _ccnn_arguments(self.config)
         return CCNN(data.num_features, data.num_classes, dim=data.dim, **arguments)
+
+
+class SegmentationCLI(ExperimentCLI):
+    """An `ExperimentCLI` that trains a `CCNN` to label every point.
+
+    The data module has attributes `num_features`, `dim`, `class_counts` and, for objects of several
+    categories, `parts`. See `ExperimentCLI` for the arguments.
+    """
+
+    links: ClassVar = {
+        **ExperimentCLI.links,
+        "class_counts": partial(_attribute, name="class_counts"),
+        "parts": partial(_attribute, name="parts"),
+    }
+
+    def add_network_arguments(self, group: Any) -> None:
+        """Add the arguments of `CCNN` but the readout."""
+        _add_ccnn_arguments(group, skip={"readout"})
+
+    def make_network(self, data: Any) -> nn.Module:
+        """Make a `CCNN` without a readout."""
+        arguments = _ccnn_arguments(self.config)
+        return CCNN(data.num_features, data.num_classes, dim=data.dim, readout=None, **arguments)
 
 
 class SignalCLI(ExperimentCLI):
@@ -329,8 +370,3 @@ def _add_ccnn_arguments(group: Any, *, skip: Set[str] = frozenset()) -> None:
 def _ccnn_arguments(config: Any) -> dict[str, Any]:
     arguments = config.network.as_dict()
     return {**arguments, "block": CCNN.argument_classes[arguments["block"]]}
-
-
-def _num_classes(data: Any) -> int:
-    data.setup()
-    return data.num_classes

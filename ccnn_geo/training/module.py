@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch_geometric.data import Batch, Data
+from torchmetrics import Metric, MetricCollection
 
 from ccnn_geo.nn import CCNN, CKConvMP
 from ccnn_geo.nn.bandlimit import grid_bandlimit, point_bandlimit
@@ -35,7 +37,7 @@ class CCNNModule(pl.LightningModule):
     cosine; windows have a separate rate. The norm of the generated kernels takes the place of
     weight decay (Eq. 3). Defaults are the published settings of the CCNN 4,16.
 
-    Subclasses implement `training_loss` and the evaluation, and call
+    Subclasses implement `loss`, hand their metrics to `add_metrics`, and call
     `self.save_hyperparameters(ignore=["network"])`.
 
     A batch with positions holds clouds, any other batch holds grids. A network accepts both,
@@ -62,6 +64,11 @@ class CCNNModule(pl.LightningModule):
     Raises:
         ValueError: If an argument is out of range.
     """
+
+    monitor: ClassVar[str] = "loss"
+    """Metric of the validation split that selects the best epoch."""
+    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+    """Whether lower or higher values of it are better."""
 
     def __init__(
         self,
@@ -137,14 +144,81 @@ class CCNNModule(pl.LightningModule):
     def _embeds(self) -> bool:
         return isinstance(self.network, CCNN) and self.network.embedding is not None
 
-    def training_loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the loss of a training batch without the penalty, and log its metrics.
+    def add_metrics(self, metrics: Mapping[str, Metric]) -> None:
+        """Log metrics of every split, as `train/NAME`, `val/NAME` and `test/NAME`.
+
+        Args:
+            metrics: The metrics by name.
+        """
+        collection = MetricCollection({**metrics}, compute_groups=False)
+        self.train_metrics = collection.clone(prefix="train/")
+        self.val_metrics = collection.clone(prefix="val/")
+        self.test_metrics = collection.clone(prefix="test/")
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of a batch.
 
         Args:
             output: Output of the network.
             batch: The batch.
         """
         raise NotImplementedError
+
+    def training_loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the loss that is minimised, without the penalties; `loss` unless overridden.
+
+        Args:
+            output: Output of the network.
+            batch: The batch.
+        """
+        return self.loss(output, batch)
+
+    def predictions(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return what metrics compare with `y`; the output of the network unless overridden.
+
+        Args:
+            output: Output of the network.
+            batch: The batch.
+        """
+        return output
+
+    def update_metrics(self, metrics: MetricCollection, predictions: Tensor, batch: Batch) -> None:
+        """Update metrics with a batch.
+
+        Args:
+            metrics: The metrics of a split.
+            predictions: Result of `predictions`.
+            batch: The batch.
+        """
+        metrics.update(predictions, batch.y)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log loss and metrics of validation samples."""
+        self._evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Log loss and metrics of test samples, and return the predictions."""
+        return self._evaluate(batch, "test", self.test_metrics)
+
+    def _evaluate(self, batch: Batch, split: str, metrics: MetricCollection) -> Tensor:
+        output = self(batch)
+        self.log_mean(f"{split}/loss", self.loss(output, batch), batch)
+        return self._log_metrics(metrics, output, batch)
+
+    def _log_metrics(self, metrics: MetricCollection, output: Tensor, batch: Batch) -> Tensor:
+        """Update metrics with a batch, log them at the end of the epoch; return the predictions."""
+        predictions = self.predictions(output.detach(), batch)
+        self.update_metrics(metrics, predictions, batch)
+        for name, metric in metrics.items():
+            self.log(
+                name,
+                metric,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == f"val/{self.monitor}",
+                batch_size=batch.num_graphs,
+            )
+        return predictions
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed torch's generator from the seed of the run and the position of the batch.
@@ -162,6 +236,7 @@ class CCNNModule(pl.LightningModule):
         with collect_kernel_norms() if self.kernel_l2 > 0 else nullcontext() as norms:
             output = self(batch)
         loss = self.training_loss(output, batch)
+        self._log_metrics(self.train_metrics, output, batch)
         if norms is not None:
             penalty = kernel_penalty(norms)
             loss = loss + self.kernel_l2 * penalty

@@ -35,8 +35,6 @@ class RunReport(Callback):
             with, see `code_checksum`.
     """
 
-    _printed = ("train/loss", "train/accuracy", "val/accuracy")
-
     def __init__(self) -> None:
         self.history: list[dict[str, float]] = []
         self.code = [code_checksum()]
@@ -53,7 +51,9 @@ class RunReport(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.history.append({"epoch": trainer.current_epoch, "seconds": seconds, **metrics})
         line = [f"epoch {trainer.current_epoch + 1:3}: {seconds:6.1f} s"]
-        line += [f"{name} {metrics[name]:.4f}" for name in self._printed if name in metrics]
+        monitor = getattr(pl_module, "monitor", "accuracy")
+        printed = ("train/loss", f"train/{monitor}", f"val/{monitor}")
+        line += [f"{name} {metrics[name]:.4f}" for name in printed if name in metrics]
         pl_module.print(", ".join(line))
 
     def state_dict(self) -> dict[str, Any]:
@@ -107,7 +107,8 @@ class ConfusionMatrix(Callback):
         self.counts: list[list[int]] | None = None
         self._metric: MulticlassConfusionMatrix | None = None
         if num_classes <= self.max_classes:
-            self._metric = MulticlassConfusionMatrix(num_classes)
+            # Points without a class are labelled -1.
+            self._metric = MulticlassConfusionMatrix(num_classes, ignore_index=-1)
         else:
             rank_zero_info(
                 f"No confusion matrix of {num_classes:,} classes: expected at most "

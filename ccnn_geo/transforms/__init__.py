@@ -9,6 +9,7 @@ from ccnn_geo.transforms.augment import (
     PointSubset,
     RandomRotateZ,
     RandomScale,
+    RandomThinning,
 )
 from ccnn_geo.transforms.grids import (
     FlattenGrid,
@@ -21,11 +22,18 @@ from ccnn_geo.transforms.grids import (
     RandomShift,
     ResizeImage,
 )
-from ccnn_geo.transforms.mesh import EstimateNormals, NormalizePositions, SampleMesh, StackFeatures
+from ccnn_geo.transforms.mesh import (
+    AppendCategory,
+    EstimateNormals,
+    NormalizePositions,
+    SampleMesh,
+    StackFeatures,
+)
 from ccnn_geo.transforms.series import DropTimes, EvenTimes, TrapezoidWeights
 from ccnn_geo.transforms.voxels import Voxelize, VoxelsToPoints
 
 __all__ = [
+    "AppendCategory",
     "DropTimes",
     "EstimateNormals",
     "EvenTimes",
@@ -42,6 +50,7 @@ __all__ = [
     "RandomRotateZ",
     "RandomScale",
     "RandomShift",
+    "RandomThinning",
     "ResizeImage",
     "SampleMesh",
     "StackFeatures",

@@ -5,10 +5,16 @@ import math
 import torch
 from torch_geometric.data import Data
 
-from ccnn_geo.transforms.base import DrawPoints, ShowsOptions, require_tensor, select_points
+from ccnn_geo.transforms.base import (
+    DrawPoints,
+    ShowsOptions,
+    check_count,
+    require_tensor,
+    select_points,
+)
 from ccnn_geo.transforms.functional import subset_indices
 
-__all__ = ["GaussianJitter", "PointSubset", "RandomRotateZ", "RandomScale"]
+__all__ = ["GaussianJitter", "PointSubset", "RandomRotateZ", "RandomScale", "RandomThinning"]
 
 
 class PointSubset(DrawPoints):
@@ -134,3 +140,69 @@ class RandomRotateZ(ShowsOptions):
             normal = require_tensor(data, "normal", 3)
             data.normal = normal @ rotation.t().to(normal)
         return data
+
+
+class RandomThinning(ShowsOptions):
+    r"""Leaves out a random share of the points, evenly or more of them on one side.
+
+    The share that stays is drawn once per cloud, such that all orders of magnitude are equally
+    likely. With the probability `uneven`, the points on one side of a plane through the mean, in a
+    random direction, are thinned further, by a factor of up to `max_factor`.
+
+    Args:
+        shares: Smallest and largest share of the points that stays.
+        uneven: Probability of an uneven cloud.
+        max_factor: Largest ratio of the densities on both sides.
+        min_points: Smallest number of points; clouds with fewer are kept whole.
+        generator: Generator; the global one by default.
+
+    Shapes:
+        - every attribute with one row per point: :math:`[N, *] \to [M, *]`
+
+    Raises:
+        TypeError: If `min_points` is not an integer.
+        ValueError: If not `0 < low <= high <= 1`, another argument is out of range, or `pos` is
+            missing.
+    """
+
+    def __init__(
+        self,
+        shares: tuple[float, float] = (0.1, 1.0),
+        *,
+        uneven: float = 0.0,
+        max_factor: float = 8.0,
+        min_points: int = 16,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if not (len(shares) == 2 and 0 < shares[0] <= shares[1] <= 1):
+            raise ValueError(
+                f"Expected `shares` (low, high) with 0 < low <= high <= 1, got {shares}"
+            )
+        if not 0 <= uneven <= 1 or not 1 <= max_factor < math.inf:
+            raise ValueError(
+                f"Expected `uneven` in [0, 1] and `max_factor` >= 1, got {uneven} and {max_factor}"
+            )
+        self.shares = shares
+        self.uneven = uneven
+        self.max_factor = max_factor
+        self.min_points = check_count("min_points", min_points)
+        self.generator = generator
+
+    def forward(self, data: Data) -> Data:
+        """Thin one cloud."""
+        pos = require_tensor(data, "pos")
+        low, high = map(math.log, self.shares)
+        share = math.exp(low + (high - low) * self._draw())
+        keep = torch.full((len(pos),), share)
+        if self._draw() < self.uneven:
+            direction = torch.randn(pos.size(1), generator=self.generator)
+            side = ((pos.cpu().double() - pos.cpu().double().mean(0)) @ direction.double()) > 0
+            keep[side] /= math.exp(math.log(self.max_factor) * self._draw())
+        # The points with the largest surplus stay, whatever their number.
+        surplus = keep - torch.rand(len(pos), generator=self.generator)
+        count = max(int((surplus > 0).sum()), min(self.min_points, len(pos)))
+        index = surplus.argsort(descending=True)[:count].sort().values
+        return select_points(data, index.to(pos.device))
+
+    def _draw(self) -> float:
+        return torch.rand((), generator=self.generator).item()

@@ -13,6 +13,7 @@ __all__ = [
     "check_method",
     "estimate_normals",
     "normalize_positions",
+    "sample_faces",
     "sample_surface",
     "subset_indices",
 ]
@@ -40,6 +41,28 @@ def sample_surface(
         ValueError: If a vertex is not finite, or if the mesh has no area.
         ImportError: If trimesh is not installed.
     """
+    points, normals, _ = sample_faces(vertices, faces, num_points, seed=seed)
+    return points, normals
+
+
+def sample_faces(
+    vertices: np.ndarray, faces: np.ndarray, num_points: int, *, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""Sample points as `sample_surface` does, with the face that each of them lies on.
+
+    Args:
+        vertices: Vertices of the mesh, :math:`[V, 3]`.
+        faces: Corner indices of the triangles, :math:`[F, 3]`.
+        num_points: Number of points, P.
+        seed: Seed of the points.
+
+    Returns:
+        Points :math:`[P, 3]`, unit normals :math:`[P, 3]` and indices of faces :math:`[P]`.
+
+    Raises:
+        ValueError: If a vertex is not finite, or if the mesh has no area.
+        ImportError: If trimesh is not installed.
+    """
     trimesh = import_extra("trimesh", "to sample meshes", extra="mesh")
     if not np.isfinite(vertices).all():
         raise ValueError("Expected `vertices` to be finite, got NaN or infinity")
@@ -55,7 +78,8 @@ def sample_surface(
     mesh = trimesh.Trimesh(vertices, faces[solid], process=False)
     areas = double_areas[solid]
     points, index = trimesh.sample.sample_surface(mesh, num_points, face_weight=areas, seed=seed)
-    return np.asarray(points), crosses[solid][index] / areas[index, None]
+    normals = crosses[solid][index] / areas[index, None]
+    return np.asarray(points), normals, np.flatnonzero(solid)[index]
 
 
 def normalize_positions(pos: Array, method: NormalizationMethod = "box") -> Array:

@@ -20,7 +20,7 @@ from ccnn_geo.transforms.functional import (
     sample_surface,
 )
 
-__all__ = ["EstimateNormals", "NormalizePositions", "SampleMesh", "StackFeatures"]
+__all__ = ["AppendCategory", "EstimateNormals", "NormalizePositions", "SampleMesh", "StackFeatures"]
 
 
 class SampleMesh(DrawPoints):
@@ -142,4 +142,36 @@ class StackFeatures(ShowsOptions):
             if column.dim() != 2:
                 raise ValueError(f"Expected `{name}` of shape [N, C], got {list(column.shape)}")
         data.x = torch.cat(columns, dim=-1)
+        return data
+
+
+class AppendCategory(ShowsOptions):
+    r"""Appends the category of the cloud to the features of its points, one channel for each.
+
+    Args:
+        num_categories: Number of categories, K.
+
+    Shapes:
+        - **input:** `x` :math:`[N, C]`, `category` :math:`[1]`, an index from 0 to K - 1
+        - **output:** `x` :math:`[N, C + K]`
+
+    Raises:
+        TypeError: If the number is not an integer.
+        ValueError: If the number is below 1, an attribute is missing, or the index is out of range.
+    """
+
+    def __init__(self, num_categories: int) -> None:
+        self.num_categories = check_count("num_categories", num_categories)
+
+    def forward(self, data: Data) -> Data:
+        """Append the category of one cloud."""
+        x, category = require_tensor(data, "x"), require_tensor(data, "category")
+        if category.numel() != 1 or not 0 <= int(category) < self.num_categories:
+            raise ValueError(
+                f"Expected `category` to be one index below {self.num_categories}, got "
+                f"{category.tolist()}"
+            )
+        channels = x.new_zeros(len(x), self.num_categories)
+        channels[:, int(category)] = 1
+        data.x = torch.cat([x, channels], dim=-1)
         return data

@@ -41,6 +41,7 @@ __all__ = [
     "unscale_kernels",
 ]
 
+_MOST_COUNTED = 10_000
 _SPLITS = {"train": "#4477aa", "val": "#ee6677"}
 
 
@@ -228,41 +229,43 @@ def draw_run(folder: Path, results: Mapping[str, Any]) -> list[Path]:
     Raises:
         OSError: If they cannot be written.
     """
-    figures = {"learning_curves.png": plot_learning_curves(results["history"])}
-    if results["confusion"] is not None:
+    metric = results.get("monitor", "accuracy")
+    figures = {"learning_curves.png": plot_learning_curves(results["history"], metric)}
+    if results.get("confusion") is not None:
         figures["confusion.png"] = plot_confusion(results["confusion"], results["classes"])
     for name, figure in figures.items():
         save_figure(figure, folder / name)
     return [folder / name for name in figures]
 
 
-def plot_learning_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw training and validation loss and accuracy against the epoch.
+def plot_learning_curves(history: Sequence[Mapping[str, Any]], metric: str = "accuracy") -> Figure:
+    """Draw training and validation loss and another metric against the epoch.
 
     Args:
         history: The `history` of a run's `results.json`.
+        metric: Name of the metric.
     """
     figure = _figure(8, 3)
-    for axis, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axis, kind in zip(figure.subplots(1, 2), ("loss", metric), strict=True):
         for split, color in _SPLITS.items():
-            name = f"{split}/{metric}"
+            name = f"{split}/{kind}"
             points = [
                 (each["epoch"] + 1, each[name]) for each in history if each.get(name) is not None
             ]
             if points:
                 axis.plot(*zip(*points, strict=True), color=color, label=split, marker=".")
         axis.set_xlabel("epoch")
-        axis.set_ylabel(metric)
+        axis.set_ylabel(kind.replace("_", " "))
         axis.grid(alpha=0.3)
         axis.legend()
     return figure
 
 
 def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Draw a confusion matrix, with counts if there are at most 20 classes.
+    """Draw a confusion matrix, with counts, or shares of large counts, of at most 20 classes.
 
     Args:
-        confusion: Number of clouds of class i that were classified as j, `[C, C]`.
+        confusion: Number of clouds or points of class i that were classified as j, `[C, C]`.
         classes: Names of the classes.
 
     Raises:
@@ -288,9 +291,9 @@ def plot_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -
     if len(classes) <= 20:
         for row, column in zip(*counts.nonzero(), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
-            axis.text(
-                column, row, counts[row, column], ha="center", va="center", color=color, fontsize=8
-            )
+            few = counts.max() < _MOST_COUNTED
+            text = counts[row, column] if few else f"{100 * shares[row, column]:.0f}"
+            axis.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     return figure
 
 

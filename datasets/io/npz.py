@@ -30,14 +30,14 @@ def check_npy_size(path: Path) -> None:
 
 
 def read_npz(
-    path: Path, required: Sequence[str], optional: Sequence[str] = ()
+    path: Path, required: Sequence[str] = (), optional: Sequence[str] | None = ()
 ) -> dict[str, np.ndarray]:
     """Read arrays of an `.npz` file, without unpickling anything.
 
     Args:
         path: The file.
         required: Names of arrays that have to exist.
-        optional: Names of arrays that may be missing.
+        optional: Names of arrays that may be missing; None for all that there are.
 
     Raises:
         ValueError: If the file is broken, or if an array is missing or not a plain array.
@@ -53,7 +53,8 @@ def read_npz(
         missing = [f"`{name}`" for name in required if name not in file]
         if missing:
             raise ValueError(f"{path}: expected an array {' and '.join(missing)}, got none")
-        return {name: _read(path, file, name) for name in [*required, *optional] if name in file}
+        names = list(file) if optional is None else [*required, *optional]
+        return {name: _read(path, file, name) for name in names if name in file}
 
 
 def _read(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ccnn_geo.extras import import_extra
 
-__all__ = ["read_pcd"]
+__all__ = ["read_pcd", "read_pcd_columns"]
 
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _LONGEST_HEADER = 2**16
@@ -26,6 +26,27 @@ def read_pcd(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
         ValueError: If the header cannot be parsed or the file is cut short.
         ImportError: If the data are compressed and open3d is not installed.
     """
+    columns = read_pcd_columns(path)
+    points = np.column_stack([columns[axis] for axis in "xyz"])
+    names = ["normal_x", "normal_y", "normal_z"]
+    normals = np.column_stack([columns[name] for name in names]) if names[0] in columns else None
+    return points, normals
+
+
+def read_pcd_columns(path: Path | str) -> dict[str, np.ndarray]:
+    """Read all fields of a PCD file by their names.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Arrays `[N]`, or `[N, COUNT]` for fields of several values. Of compressed files, only points
+        and normals are read.
+
+    Raises:
+        ValueError: If the header cannot be parsed or the file is cut short.
+        ImportError: If the data are compressed and open3d is not installed.
+    """
     path = Path(path)
     header, body = _split(path)
     row = _row(path, header)
@@ -33,22 +54,17 @@ def read_pcd(path: Path | str) -> tuple[np.ndarray, np.ndarray | None]:
     kind = header["DATA"][0].lower() if header.get("DATA") else ""
     if kind == "binary_compressed":
         return _read_compressed(path, row, count)
-    if kind == "binary":
-        if len(body) < count * row.itemsize:
-            raise ValueError(
-                f"{path}: expected {count} points of {row.itemsize} bytes, the file is cut short "
-                f"after {len(body) // row.itemsize}"
-            )
-        table = np.frombuffer(body, row, count)
-        columns = {name: table[name] for name in row.names or ()}
-    elif kind == "ascii":
-        columns = _read_ascii(path, body, row, count)
-    else:
+    if kind == "ascii":
+        return _read_ascii(path, body, row, count)
+    if kind != "binary":
         raise ValueError(f"{path}: expected DATA ascii, binary or binary_compressed, got {kind!r}")
-    points = np.column_stack([columns[axis] for axis in "xyz"])
-    names = ["normal_x", "normal_y", "normal_z"]
-    normals = np.column_stack([columns[name] for name in names]) if names[0] in columns else None
-    return points, normals
+    if len(body) < count * row.itemsize:
+        raise ValueError(
+            f"{path}: expected {count} points of {row.itemsize} bytes, the file is cut short "
+            f"after {len(body) // row.itemsize}"
+        )
+    table = np.frombuffer(body, row, count)
+    return {name: table[name] for name in row.names or ()}
 
 
 def _split(path: Path) -> tuple[dict[str, list[str]], bytes]:
@@ -112,12 +128,14 @@ def _read_ascii(path: Path, body: bytes, row: np.dtype, count: int) -> dict[str,
         raise ValueError(f"{path}: expected {width} numbers for every point, got {table.shape[1]}")
     columns, start = {}, 0
     for name in row.names or ():
-        columns[name] = table[:, start]
-        start += int(np.prod(row[name].shape))
+        shape = row[name].shape
+        width = int(np.prod(shape))
+        columns[name] = table[:, start : start + width].reshape(-1, *shape)
+        start += width
     return columns
 
 
-def _read_compressed(path: Path, row: np.dtype, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _read_compressed(path: Path, row: np.dtype, count: int) -> dict[str, np.ndarray]:
     if any(row[axis] != np.dtype("<f4") for axis in "xyz"):
         raise ValueError(
             f"{path}: expected compressed coordinates of TYPE F and SIZE 4, got others"
@@ -128,7 +146,11 @@ def _read_compressed(path: Path, row: np.dtype, count: int) -> tuple[np.ndarray,
     points = np.asarray(cloud.points)
     if len(points) != count:
         raise ValueError(f"{path}: expected {count} points, got {len(points)}: it is damaged")
-    return points, np.asarray(cloud.normals) if cloud.has_normals() else None
+    columns = dict(zip("xyz", points.T, strict=True))
+    if cloud.has_normals():
+        names = ("normal_x", "normal_y", "normal_z")
+        columns |= dict(zip(names, np.asarray(cloud.normals).T, strict=True))
+    return columns
 
 
 def _whole(path: Path, header: dict[str, list[str]], name: str) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 from .polygons import triangulate
 from .words import numbers
 
-__all__ = ["read_ply"]
+__all__ = ["read_ply", "read_ply_columns"]
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",
@@ -43,26 +43,48 @@ def read_ply(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         ValueError: If the header is broken, rows are missing, or an index is out of range.
     """
     try:
-        return _parse(path.read_bytes())
+        elements = _elements(path.read_bytes())
+        vertices, normals = np.empty((0, 3)), None
+        if "vertex" in elements:
+            vertices = _vectors(elements["vertex"], ("x", "y", "z"))
+            if any(name in elements["vertex"] for name in ("nx", "ny", "nz")):
+                normals = _vectors(elements["vertex"], ("nx", "ny", "nz"))
+        columns = elements.get("face", {})
+        names = [name for name in _FACE_LISTS if name in columns]
+        return vertices, _triangles(vertices, columns[names[0]] if names else []), normals
     except ValueError as error:
         raise ValueError(f"{path}: expected a mesh or a cloud ({error})") from error
 
 
-def _parse(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def read_ply_columns(path: Path) -> dict[str, np.ndarray]:
+    """Read all numbers of the vertices of a PLY file by the name of their property.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Arrays `[V]`, in the type of the file; lists, such as those of faces, are omitted.
+
+    Raises:
+        ValueError: If the header is broken, or rows are missing.
+    """
+    try:
+        columns = _elements(path.read_bytes()).get("vertex", {})
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a cloud ({error})") from error
+    arrays = {name: np.asarray(column) for name, column in columns.items() if _is_flat(column)}
+    return {name: array for name, array in arrays.items() if array.ndim == 1}
+
+
+def _is_flat(column: Any) -> bool:
+    return isinstance(column, np.ndarray) or not any(isinstance(each, list) for each in column)
+
+
+def _elements(content: bytes) -> dict[str, dict[str, Any]]:
+    """Return the columns of every element."""
     order, elements, body = _header(content)
-    vertices, normals = np.empty((0, 3)), None
-    faces: Any = []
     reader = _Ascii(body) if order == "" else _Binary(body, order)
-    for element in elements:
-        columns = reader.read(element)
-        if element.name == "vertex":
-            vertices = _vectors(columns, ("x", "y", "z"))
-            if any(name in columns for name in ("nx", "ny", "nz")):
-                normals = _vectors(columns, ("nx", "ny", "nz"))
-        elif element.name == "face":
-            names = [name for name in _FACE_LISTS if name in columns]
-            faces = columns[names[0]] if names else []
-    return vertices, _triangles(vertices, faces), normals
+    return {element.name: reader.read(element) for element in elements}
 
 
 def _triangles(vertices: np.ndarray, polygons: Any) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Reader of meshes and point clouds in all supported formats."""
 
-import stat
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -11,18 +10,19 @@ import numpy as np
 
 from ccnn_geo.extras import import_extra
 
-from .npz import check_npy_size
 from .obj import read_obj
 from .off import read_off
 from .pcd import read_pcd
 from .ply import read_ply
+from .tables import check_points, read_table, require_regular
 
 __all__ = ["SUFFIXES", "Geometry", "read_geometry"]
 
 _TABLE_SUFFIXES = (".xyz", ".txt", ".npy")
 SUFFIXES = frozenset({".npz", ".obj", ".off", ".pcd", ".ply", ".stl", *_TABLE_SUFFIXES})
 
-_NORMAL_TOLERANCE = 1e-2
+NORMAL_TOLERANCE = 1e-2
+"""Largest deviation of the length of a unit normal."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,14 @@ class Geometry:
         points: Vertices of the mesh or points of the cloud, `[N, 3]`, in any length unit.
         faces: Corner indices of the triangles, `[F, 3]`, or None for a cloud.
         normals: Unit normals of the points of a cloud, `[N, 3]`, or None if they are unknown.
+        labels: Class of every point of a cloud, `[N]`, or of every face of a mesh, `[F]`; None if
+            there are none.
     """
 
     points: np.ndarray
     faces: np.ndarray | None = None
     normals: np.ndarray | None = None
+    labels: np.ndarray | None = None
 
 
 def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry:
@@ -65,8 +68,7 @@ def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}: expected one of {', '.join(sorted(SUFFIXES))}, got {suffix!r}")
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path}: expected a regular file, got a folder, device or pipe")
+    require_regular(path)
     if suffix == ".off":
         points, faces = read_off(path, allow_faceless=allow_faceless)
         geometry = Geometry(points, faces if len(faces) else None)
@@ -76,7 +78,7 @@ def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry
     elif suffix == ".npz":
         geometry = _from_table(path, _read_npz(path))
     elif suffix in _TABLE_SUFFIXES:
-        geometry = _from_table(path, _read_table(path))
+        geometry = _from_table(path, read_table(path)[1])
     elif suffix == ".pcd":
         points, normals = read_pcd(path)
         geometry = Geometry(points, normals=normals)
@@ -120,13 +122,7 @@ def visible_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
 def _check(path: Path, geometry: Geometry) -> None:
     """Check the result of a reader."""
     points, faces, normals = geometry.points, geometry.faces, geometry.normals
-    if len(points) == 0:
-        raise ValueError(f"{path}: expected at least one point, got none")
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"{path}: expected finite coordinates, got {points[bad[0]].tolist()} for point {bad[0]}"
-        )
+    check_points(path, points)
     if faces is not None and (faces.min() < 0 or faces.max() >= len(points)):
         raise ValueError(
             f"{path}: expected indices of {len(points)} vertices in the faces, got {faces.min()} "
@@ -140,27 +136,12 @@ def _check(path: Path, geometry: Geometry) -> None:
         )
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.linalg.norm(normals.astype(np.float64), axis=1)
-    bad = np.flatnonzero(~(np.abs(lengths - 1) <= _NORMAL_TOLERANCE))
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= NORMAL_TOLERANCE))
     if len(bad):
         raise ValueError(
             f"{path}: expected normals of unit length, got {normals[bad[0]].tolist()} for point "
             f"{bad[0]}"
         )
-
-
-def _read_table(path: Path) -> np.ndarray:
-    try:
-        if path.suffix.lower() == ".npy":
-            check_npy_size(path)
-            return np.load(path, allow_pickle=False)
-        content = path.read_text(encoding="utf-8-sig")
-        if not content.strip():
-            return np.empty((0, 3))
-        # Between commas there has to be one number: empty columns and decimal commas are errors.
-        separator = "," if "," in content else None
-        return np.loadtxt(content.splitlines(), dtype=np.float64, ndmin=2, delimiter=separator)
-    except (EOFError, ValueError) as error:
-        raise ValueError(f"{path}: expected a table of numbers ({error})") from error
 
 
 def _read_npz(path: Path) -> np.ndarray:
@@ -184,7 +165,7 @@ def _from_table(path: Path, table: np.ndarray) -> Geometry:
         )
     normals = table[:, 3:6].astype(np.float64)
     lengths = np.linalg.norm(normals, axis=1)
-    if table.shape[1] < 6 or not np.allclose(lengths, 1, atol=_NORMAL_TOLERANCE):
+    if table.shape[1] < 6 or not np.allclose(lengths, 1, atol=NORMAL_TOLERANCE):
         return Geometry(table[:, :3])
     return Geometry(table[:, :3], normals=normals)
 

@@ -6,13 +6,13 @@ name and the seed; see `datasets.cache`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ..cache import Arrays, cached_arrays, fingerprint
+from ..cache import Arrays, cached_arrays, fingerprint, has_layout
 from ..io.readers import Geometry
 from .sampling import Sampling
 
@@ -50,12 +50,14 @@ class Clouds:
         starts: First row of each cloud, `[M]`.
         sizes: Number of rows of each cloud, `[M]`.
         labels: Class index of each cloud, `[M]`.
+        point_labels: Class index of each row, `[T]`, or None if the points have no classes.
     """
 
     points: np.ndarray
     starts: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
+    point_labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of clouds."""
@@ -63,8 +65,20 @@ class Clouds:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return the rows of one cloud, `[N, 3]` or `[N, 6]`."""
-        start = self.starts[index]
-        return self.points[start : start + self.sizes[index]]
+        return self.points[self._rows(index)]
+
+    def labels_of(self, index: int) -> np.ndarray:
+        """Return the classes of the points of one cloud, `[N]`.
+
+        Raises:
+            ValueError: If they have none.
+        """
+        if self.point_labels is None:
+            raise ValueError("Expected clouds whose points have labels, got clouds without")
+        return self.point_labels[self._rows(index)]
+
+    def _rows(self, index: int) -> slice:
+        return slice(self.starts[index], self.starts[index] + self.sizes[index])
 
     @property
     def has_normals(self) -> bool:
@@ -73,7 +87,12 @@ class Clouds:
 
     def select(self, indices: np.ndarray) -> "Clouds":
         """Return the clouds at the given indices, without copying their points."""
-        return Clouds(self.points, self.starts[indices], self.sizes[indices], self.labels[indices])
+        return replace(
+            self,
+            starts=self.starts[indices],
+            sizes=self.sizes[indices],
+            labels=self.labels[indices],
+        )
 
 
 def make_clouds(items: Sequence[Item], sampling: Sampling) -> Clouds:
@@ -131,10 +150,13 @@ def cached_clouds(
 
 
 def _is_sound(arrays: Arrays, *, num_clouds: int) -> bool:
-    if arrays.keys() != {"points", "sizes"}:
+    if arrays.keys() - {"point_labels"} != {"points", "sizes"}:
         return False
     points, sizes = arrays["points"], arrays["sizes"]
-    return bool(
+    labels = arrays.get("point_labels")
+    return (
+        labels is None or has_layout({"": labels}, {"": (points.shape[:1], np.int64)})
+    ) and bool(
         points.dtype in _TYPES
         and points.ndim == 2
         and points.shape[1] in (3, 6)
@@ -162,14 +184,20 @@ def _cache_name(items: Sequence[Item], sampling: Sampling, key: str) -> str:
 def _assemble(arrays: Arrays, items: Sequence[Item], sampling: Sampling) -> Clouds:
     labels = np.repeat(np.array([item.label for item in items], np.int64), sampling.resample)
     sizes = np.array(arrays["sizes"])
-    return Clouds(arrays["points"], np.cumsum(sizes) - sizes, sizes, labels)
+    starts = np.cumsum(sizes) - sizes
+    return Clouds(arrays["points"], starts, sizes, labels, arrays.get("point_labels"))
 
 
 def _sample(items: Sequence[Item], sampling: Sampling) -> Arrays:
-    """Return concatenated clouds and their sizes, with normals if all clouds have them."""
+    """Return concatenated clouds and their sizes, with normals and labels if all have them."""
     clouds = [cloud for item in items for cloud in sampling.clouds(item.load(), item.name)]
-    columns = min((cloud.shape[1] for cloud in clouds), default=3)
-    sizes = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
+    columns = min((cloud.rows.shape[1] for cloud in clouds), default=3)
+    sizes = np.array([len(cloud.rows) for cloud in clouds], dtype=np.int64)
     if not clouds:
         return {"points": np.empty((0, columns), dtype=np.float32), "sizes": sizes}
-    return {"points": np.concatenate([cloud[:, :columns] for cloud in clouds]), "sizes": sizes}
+    points = np.concatenate([cloud.rows[:, :columns] for cloud in clouds])
+    labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
+    arrays = {"points": points, "sizes": sizes}
+    if len(labels) == len(clouds):
+        arrays["point_labels"] = np.concatenate(labels)
+    return arrays

@@ -3,30 +3,32 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from torch_geometric.transforms import BaseTransform, Compose
 
 from ccnn_geo.transforms.augment import GaussianJitter, RandomRotateZ, RandomScale
-from ccnn_geo.transforms.mesh import StackFeatures
+from ccnn_geo.transforms.mesh import AppendCategory, StackFeatures
 from ccnn_geo.transforms.voxels import Voxelize
 
 from ..datamodule import ClassificationDataModule, check_choice
-from ..epochs import Split
 from ..splits import stratified_split
 from .arrays import list_arrays
-from .dataset import Listing, PointCloudDataset, SampledDataset
+from .dataset import DataSplit, Listing, PointCloudDataset, SampledDataset
 from .folder import list_folder
 from .modelnet import list_modelnet
+from .parts import list_shape_parts
 from .sampling import Normalization
+from .shapenet_part import list_shapenet_part
 from .shapes import list_shapes
 
-__all__ = ["PointCloudDataModule"]
+__all__ = ["PartSegmentationDataModule", "PointCloudDataModule"]
 
 _LOGGER = logging.getLogger(__name__)
 
 DataName = Literal["modelnet40", "modelnet10", "shapes", "folder", "arrays"]
+PartsName = Literal["shape_parts", "shapenet_part"]
 Features = Literal["auto", "normal+pos", "pos"]
 
 
@@ -105,7 +107,7 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         cache_dir: Path | None = None,
         num_processes: int | None = None,
     ) -> None:
-        check_choice("name", name, get_args(DataName))
+        check_choice("name", name, self._names)
         check_choice("features", features, get_args(Features))
         if root is None and name in ("folder", "arrays"):
             raise ValueError(f"Expected `root` for the data set {name!r}, got none")
@@ -139,6 +141,10 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         self.num_processes = num_processes
         self._num_features = 0
 
+    dim = 3
+
+    _names = get_args(DataName)
+
     def prepare_data(self) -> None:
         """Download the data and build the caches; Lightning calls this in one process."""
         self._sampled()
@@ -147,10 +153,12 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         """Split the data and choose the features; all splits are set up for every `stage`."""
         if self._datasets:
             return
-        train, test = self._sampled()
+        sampled = self._sampled()
+        train, test = sampled["train"], sampled["test"]
+        validation = sampled.get("val")
         kept, held_out = stratified_split(
             train.clouds.labels[:: self.resample],
-            val_fraction=self.val_fraction,
+            val_fraction=0.0 if validation else self.val_fraction,
             train_size=self.train_size,
             seed=self.sampling_seed,
         )
@@ -158,20 +166,22 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         repetitions = np.arange(self.resample)
         kept = (kept[:, None] * self.resample + repetitions).ravel()
         held_out = held_out * self.resample
-        attributes = self._attributes(train, test)
+        if validation:
+            held_out = np.arange(len(validation))
+        attributes = self._attributes(*sampled.values())
         voxelize = [] if self.voxels is None else [Voxelize(self.voxels, self.num_points)]
-        stack = StackFeatures(attributes)
-        augment = Compose([*voxelize, *self._augmentations(), stack])
-        plain = Compose([*voxelize, stack])
+        features = [StackFeatures(attributes), *self._further_features(train)]
+        augment = Compose([*voxelize, *self._augmentations(), *features])
+        plain = Compose([*voxelize, *features])
         everything = np.arange(len(test))
         self._num_features = 3 * len(attributes)
         self._datasets = {
             "train": self._split(train, kept, augment, train=True, seed=self.seed),
-            "val": self._split(train, held_out, plain, train=False, seed=self.sampling_seed),
+            "val": self._split(
+                validation or train, held_out, plain, train=False, seed=self.sampling_seed
+            ),
             "test": self._split(test, everything, plain, train=False, seed=self.sampling_seed),
         }
-
-    dim = 3
 
     @property
     def num_features(self) -> int:
@@ -179,12 +189,18 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         self._dataset("train")
         return self._num_features
 
-    def _sampled(self) -> tuple[SampledDataset, SampledDataset]:
-        listing = self._listing()
-        train, test = (self._sample(listing, split) for split in get_args(Split))
-        return train, test
+    def _further_features(self, train: SampledDataset) -> list[BaseTransform]:
+        """Return transforms that add input channels to those of the points."""
+        return []
 
-    def _sample(self, listing: Listing, split: Split) -> SampledDataset:
+    def _sampled(self) -> dict[str, SampledDataset]:
+        listing = self._listing()
+        splits: list[DataSplit] = ["train", "test"]
+        if listing.val is not None:
+            splits.append("val")
+        return {split: self._sample(listing, split) for split in splits}
+
+    def _sample(self, listing: Listing, split: DataSplit) -> SampledDataset:
         return SampledDataset(
             listing,
             split=split,
@@ -222,6 +238,8 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         return PointCloudDataset(
             sampled.clouds.select(indices),
             sampled.classes,
+            categories=sampled.categories,
+            parts=sampled.parts,
             train=train,
             num_points=self.num_points if self.voxels is None else self.points_per_mesh,
             seed=seed,
@@ -250,3 +268,67 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
             (self.random_jitter, GaussianJitter),
         ]
         return [make() for wanted, make in switches if wanted]
+
+
+class PartSegmentationDataModule(PointCloudDataModule):
+    """Clouds of objects whose points are labelled by part; see `PointCloudDataModule`.
+
+    Labels are `y [N]`, one per point, and the category of an object is `category [1]`. The
+    categories are `categories`, and `parts` has the labels that the points of each can have.
+
+    Args:
+        name: Data set: `shape_parts` (procedural) or `shapenet_part`.
+        root: Folder of the data set; by default `data/shape_parts` or `data/shapenet_part`.
+        category_input: If True, the category is an input of the network, one channel for each, as
+            is usual for ShapeNetPart; otherwise, the network has to find it out.
+        loading: See `PointCloudDataModule`; there are no voxels.
+
+    Raises:
+        ValueError: If an argument is out of range or does not fit the data, or if a file is broken.
+        OSError: If the data are missing, or the cache cannot be written.
+    """
+
+    _names = get_args(PartsName)
+
+    def __init__(
+        self,
+        name: PartsName = "shape_parts",
+        root: Path | None = None,
+        *,
+        category_input: bool = False,
+        **loading: Any,
+    ) -> None:
+        super().__init__(cast(Any, name), root, **loading)
+        if self.voxels is not None:
+            raise ValueError(f"Expected no `voxels` for labelled points, got {self.voxels}")
+        self.category_input = category_input
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories of objects."""
+        return self.train_dataset.categories
+
+    @property
+    def parts(self) -> list[list[int]]:
+        """The labels that the points of every category can have."""
+        return self.train_dataset.parts
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Number of training points of every class."""
+        clouds = self.train_dataset.clouds
+        labels = np.concatenate([clouds.labels_of(index) for index in range(len(clouds))])
+        return np.bincount(labels, minlength=self.num_classes).tolist()
+
+    @property
+    def num_features(self) -> int:
+        """Number of input channels, including those of the category."""
+        return super().num_features + (len(self.categories) if self.category_input else 0)
+
+    def _further_features(self, train: SampledDataset) -> list[BaseTransform]:
+        return [AppendCategory(len(train.categories))] if self.category_input else []
+
+    def _listing(self) -> Listing:
+        if self.name == "shapenet_part":
+            return list_shapenet_part(self.root)
+        return list_shape_parts(self.root, seed=self.sampling_seed)

@@ -2,17 +2,26 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from ccnn_geo.transforms.functional import estimate_normals, normalize_positions, sample_surface
+from ccnn_geo.transforms.functional import estimate_normals, normalize_positions, sample_faces
 
 from ..io.readers import Geometry
 
-__all__ = ["Normalization", "Sampling"]
+__all__ = ["Normalization", "SampledCloud", "Sampling"]
 
 Normalization = Literal["box", "ball", "none"]
+
+
+class SampledCloud(NamedTuple):
+    """Points of one mesh or raw cloud."""
+
+    rows: np.ndarray
+    """Positions and normals, `[N, 6]`, or positions, `[N, 3]`."""
+    labels: np.ndarray | None
+    """Class of every point, `[N]`, int64, or None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +57,7 @@ class Sampling:
         if self.seed < 0:
             raise ValueError(f"Expected `seed` to be at least 0, got {self.seed}")
 
-    def clouds(self, geometry: Geometry, name: str) -> list[np.ndarray]:
+    def clouds(self, geometry: Geometry, name: str) -> list[SampledCloud]:
         """Sample the clouds of one mesh or raw cloud.
 
         Args:
@@ -56,9 +65,8 @@ class Sampling:
             name: Name within the data set, from which the seeds of the points are derived.
 
         Returns:
-            `resample` clouds of shape `[N, 6]`, positions and normals, or `[N, 3]` if there are no
-            normals. They are float32, or float64 if `normalize="none"` and the type of the
-            coordinates does not fit into float32.
+            `resample` clouds. Their rows are float32, or float64 if `normalize="none"` and the
+            type of the coordinates does not fit into float32.
 
         Raises:
             ValueError: If a coordinate is not finite, if there are no points, or if a mesh has no
@@ -67,9 +75,9 @@ class Sampling:
         if not np.isfinite(geometry.points).all() or len(geometry.points) == 0:
             raise ValueError(f"{name}: expected at least one point, all of them finite")
         try:
-            points, normals = geometry.points, self._normals(geometry)
+            normals = self._normals(geometry)
             return [
-                self._cloud(points, normals, geometry.faces, _seed(self.seed, name, repetition))
+                self._cloud(geometry, normals, _seed(self.seed, name, repetition))
                 for repetition in range(self.resample)
             ]
         except ValueError as error:
@@ -81,20 +89,24 @@ class Sampling:
             return estimate_normals(geometry.points)
         return geometry.normals
 
-    def _cloud(
-        self, points: np.ndarray, normals: np.ndarray | None, faces: np.ndarray | None, seed: int
-    ) -> np.ndarray:
-        if faces is not None:
-            points, normals = sample_surface(points, faces, self.points_per_mesh, seed=seed)
+    def _cloud(self, geometry: Geometry, normals: np.ndarray | None, seed: int) -> SampledCloud:
+        points, labels = geometry.points, geometry.labels
+        if geometry.faces is not None:
+            points, normals, faces = sample_faces(
+                points, geometry.faces, self.points_per_mesh, seed=seed
+            )
+            labels = None if labels is None else labels[faces]
         elif len(points) > self.points_per_mesh:
             kept = np.random.default_rng(seed).permutation(len(points))[: self.points_per_mesh]
             points, normals = points[kept], None if normals is None else normals[kept]
+            labels = None if labels is None else labels[kept]
         # Coordinates far from the origin would lose digits in float32.
         exact = self.normalize == "none" and not np.can_cast(points.dtype, np.float32)
         if self.normalize != "none":
             points = normalize_positions(points.astype(np.float64), self.normalize)
         columns = [points] if normals is None else [points, normals]
-        return np.concatenate(columns, axis=1).astype(np.float64 if exact else np.float32)
+        rows = np.concatenate(columns, axis=1).astype(np.float64 if exact else np.float32)
+        return SampledCloud(rows, None if labels is None else labels.astype(np.int64))
 
 
 def _seed(seed: int, name: str, repetition: int) -> int:

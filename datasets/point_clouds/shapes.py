@@ -10,7 +10,7 @@ from ..io.readers import Geometry
 from .cache import Item
 from .dataset import Listing, SampledDataset, SamplingOptions
 
-__all__ = ["SHAPES_CLASSES", "Shapes", "list_shapes", "make_shape"]
+__all__ = ["SHAPES_CLASSES", "Shapes", "deform", "list_shapes", "make_shape", "turn"]
 
 SHAPES_CLASSES = (
     "ball",
@@ -112,10 +112,10 @@ def make_shape(name: str, *, seed: int | tuple[int, ...]) -> Geometry:
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     mesh = MAKERS[name](generator)
     vertices = np.asarray(mesh.vertices, dtype=np.float64)
-    return Geometry(_turn(_deform(vertices, generator), generator), np.asarray(mesh.faces))
+    return Geometry(turn(deform(vertices, generator), generator), np.asarray(mesh.faces))
 
 
-def _deform(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def deform(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Randomly stretch a mesh along the axes, taper, twist and bend it."""
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     vertices = (vertices - (low + high) / 2) / (high - low).max() * 2
@@ -128,7 +128,7 @@ def _deform(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.stack([x, y, z], axis=1)
 
 
-def _turn(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def turn(vertices: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Randomly rotate a mesh about the vertical, tilt it by up to 15 degrees, scale and move it."""
     heading = _rotation(generator.uniform(0, 2 * np.pi), axis=2)
     tilt = _rotation(generator.uniform(-1, 1) * np.pi / 12, axis=0)

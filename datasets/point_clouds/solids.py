@@ -6,10 +6,11 @@ import numpy as np
 import trimesh
 from trimesh import Trimesh
 
-__all__ = ["MAKERS"]
+__all__ = ["MAKERS", "make_box", "make_tube"]
 
 
-def _box(size: tuple[float, float, float], centre: tuple[float, float, float]) -> Trimesh:
+def make_box(size: tuple[float, float, float], centre: tuple[float, float, float]) -> Trimesh:
+    """Return a box of a size around a centre."""
     box = trimesh.creation.box(extents=size)
     box.apply_translation(centre)
     return box
@@ -25,20 +26,21 @@ def _ball(generator: np.random.Generator) -> Trimesh:
 
 def _block(generator: np.random.Generator) -> Trimesh:
     x, y, z = generator.uniform(0.6, 1.4, size=3)
-    return _box((x, y, z), (0, 0, 0)).subdivide().subdivide()
+    return make_box((x, y, z), (0, 0, 0)).subdivide().subdivide()
 
 
 def _bracket(generator: np.random.Generator) -> Trimesh:
     thick, reach = generator.uniform(0.15, 0.3), generator.uniform(0.7, 1.2)
     wide = generator.uniform(0.4, 0.8)
     return _join(
-        _box((thick, wide, 1), (thick / 2, 0, 0.5)), _box((reach, wide, thick), (reach / 2, 0, 0))
+        make_box((thick, wide, 1), (thick / 2, 0, 0.5)),
+        make_box((reach, wide, thick), (reach / 2, 0, 0)),
     )
 
 
 def _chair(generator: np.random.Generator) -> Trimesh:
     seat, back = generator.uniform(0.4, 0.6), generator.uniform(0.4, 0.7)
-    backrest = _box((0.06, 0.8, back), (-0.37, 0, seat + back / 2))
+    backrest = make_box((0.06, 0.8, back), (-0.37, 0, seat + back / 2))
     return _join(backrest, *_tabletop_and_legs(generator, height=seat, depth=0.8))
 
 
@@ -51,7 +53,7 @@ def _cross(generator: np.random.Generator) -> Trimesh:
     thick = generator.uniform(0.2, 0.35)
     sizes = np.full((3, 3), thick)
     np.fill_diagonal(sizes, generator.uniform(0.8, 1.2, size=3))
-    return _join(*(_box((x, y, z), (0, 0, 0)) for x, y, z in sizes))
+    return _join(*(make_box((x, y, z), (0, 0, 0)) for x, y, z in sizes))
 
 
 def _cylinder(generator: np.random.Generator) -> Trimesh:
@@ -73,7 +75,7 @@ def _helix(generator: np.random.Generator) -> Trimesh:
     turns, thick = generator.uniform(2, 3.5), generator.uniform(0.07, 0.12)
     angles = np.linspace(0, 2 * np.pi * turns, 96)
     centres = np.stack([np.cos(angles) / 2, np.sin(angles) / 2, angles / angles[-1]], axis=1)
-    return _tube(centres, thick, across=2)
+    return make_tube(centres, thick, across=2)
 
 
 def _mug(generator: np.random.Generator) -> Trimesh:
@@ -84,7 +86,9 @@ def _mug(generator: np.random.Generator) -> Trimesh:
     centres = np.stack(
         [radius + 0.3 * np.cos(angles), np.zeros(16), 0.3 * height * np.sin(angles)], axis=1
     )
-    return _join(wall, floor.apply_translation((0, 0, -height / 2)), _tube(centres, 0.06, across=1))
+    return _join(
+        wall, floor.apply_translation((0, 0, -height / 2)), make_tube(centres, 0.06, across=1)
+    )
 
 
 def _pyramid(generator: np.random.Generator) -> Trimesh:
@@ -105,7 +109,7 @@ def _stairs(generator: np.random.Generator) -> Trimesh:
     run = 1 / steps
     return _join(
         *(
-            _box((run, wide, (step + 1) * run), ((step + 0.5) * run, 0, (step + 1) * run / 2))
+            make_box((run, wide, (step + 1) * run), ((step + 0.5) * run, 0, (step + 1) * run / 2))
             for step in range(steps)
         )
     )
@@ -122,13 +126,15 @@ def _tabletop_and_legs(
     thick = generator.uniform(0.05, 0.1)
     corners = [(x, y) for x in (-1, 1) for y in (-1, 1)]
     legs = [
-        _box((thick, thick, height), (x * (depth - thick) / 2, y * (0.8 - thick) / 2, height / 2))
+        make_box(
+            (thick, thick, height), (x * (depth - thick) / 2, y * (0.8 - thick) / 2, height / 2)
+        )
         for x, y in corners
     ]
-    return [_box((depth, 0.8, thick), (0, 0, height)), *legs]
+    return [make_box((depth, 0.8, thick), (0, 0, height)), *legs]
 
 
-def _tube(centres: np.ndarray, radius: float, *, across: int, sections: int = 12) -> Trimesh:
+def make_tube(centres: np.ndarray, radius: float, *, across: int, sections: int = 12) -> Trimesh:
     """Sweep a circle along a curve; the ends stay open.
 
     Args:

@@ -77,7 +77,7 @@ class TestPointCloudArrays:
             ({"train_normal": np.zeros((6, 19, 3))}, r"`train_normal` of shape \[6, 20, 3\]"),
             ({"classes": np.array(["x", "y"])}, "labels of the 2 `classes`, got 0 to 2"),
             ({"train_y": np.array([0, 1, 2, 0, 1, -1])}, "labels of the 3 `classes`, got -1 to 2"),
-            ({"test_y": np.array([2, 3])}, "got classes only in the test split: 3"),
+            ({"test_y": np.array([2, 3])}, "got classes only in other splits: 3"),
             ({"train_pos": np.zeros((6, 0, 3))}, r"train_pos\[0\]: expected at least one point"),
             ({"train_pos": np.full((6, 9, 3), np.inf)}, r"train_pos\[0\]: .* all of them finite"),
         ],

@@ -26,7 +26,7 @@ GEOREFERENCED = np.array([[500_000.123, 5_400_000.25, 100.5], [500_000.124, 5_40
 )
 def test_without_normalisation_no_digit_is_lost(stored, kept):
     points = (cloud(20)[0] * 1000).astype(stored)
-    (found,) = Sampling(normalize="none").clouds(Geometry(points), "a")
+    found = Sampling(normalize="none").clouds(Geometry(points), "a")[0].rows
     assert found.dtype == kept
     np.testing.assert_array_equal(found, points.astype(kept))
 
@@ -34,14 +34,14 @@ def test_without_normalisation_no_digit_is_lost(stored, kept):
 @pytest.mark.parametrize("normalize", ["box", "ball"])
 def test_normalised_clouds_are_single_precision(normalize):
     points, normals = cloud(20)
-    (found,) = Sampling(normalize=normalize).clouds(Geometry(points, normals=normals), "a")
+    found = Sampling(normalize=normalize).clouds(Geometry(points, normals=normals), "a")[0].rows
     assert found.dtype == np.float32
 
 
 def test_normals_of_a_mesh_are_never_estimated(monkeypatch):
     monkeypatch.setitem(sys.modules, "open3d", None)
     mesh = Geometry(np.eye(3), np.array([[0, 1, 2]]))
-    (found,) = Sampling(points_per_mesh=8, estimate_normals=True).clouds(mesh, "a")
+    found = Sampling(points_per_mesh=8, estimate_normals=True).clouds(mesh, "a")[0].rows
     np.testing.assert_allclose(np.abs(found[:, 3:]), 3**-0.5, rtol=1e-6)
     with pytest.raises(ImportError, match="Expected open3d to estimate normals"):
         Sampling(estimate_normals=True).clouds(Geometry(np.eye(3)), "a")

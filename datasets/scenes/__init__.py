@@ -1,0 +1,1 @@
+"""Data sets of whole scans, cut into tiles, whose points are labelled."""
