@@ -19,7 +19,7 @@ from tables import percent, show_table
 from ccnn_geo import CKConvMP
 from ccnn_geo.files import save_json
 from ccnn_geo.training.checkpoints import load_network
-from ccnn_geo.visualization.figures import kernel_values
+from ccnn_geo.visualization.figures import kernel_values, save_figure
 
 
 def main() -> None:
@@ -41,12 +41,16 @@ def main() -> None:
         ["layer", f"power at period {options.period}", "under a flat spectrum"],
         [[str(layer), percent(share), percent(expected)] for layer, share in enumerate(shares)],
     )
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        picture = draw(kernels, options.period, options.output)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{options.output}: {error}")
     save_json(
-        options.output.with_suffix(".json"),
+        picture.with_suffix(".json"),
         {"period": options.period, "shares": shares, "flat": expected},
     )
-    draw(kernels, options.period, options.output)
-    print(f"The picture is {options.output}")
+    print(f"The picture is {picture}")
 
 
 def sampled_kernels(checkpoint: Path) -> list[np.ndarray]:
@@ -93,8 +97,8 @@ def flat_share(samples: int, period: int) -> float:
     return float(mask.sum() / (len(mask) - 1))
 
 
-def draw(kernels: list[np.ndarray], period: int, picture: Path) -> None:
-    """Draw the kernels above their spectra."""
+def draw(kernels: list[np.ndarray], period: int, picture: Path) -> Path:
+    """Draw the kernels above their spectra, and return the file."""
     import matplotlib.pyplot as plt
 
     figure, (above, below) = plt.subplots(
@@ -111,8 +115,9 @@ def draw(kernels: list[np.ndarray], period: int, picture: Path) -> None:
         below[layer].set_xlabel("cycles per sample")
     above[0].set_ylabel("channel")
     below[0].set_ylabel("power")
-    figure.savefig(picture, dpi=120)
+    file = save_figure(figure, picture)
     plt.close(figure)
+    return file
 
 
 if __name__ == "__main__":

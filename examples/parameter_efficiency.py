@@ -9,10 +9,12 @@ single points. Error bars are standard deviations over seeds.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from ccnn_geo.files import read_json, require_entries
+from ccnn_geo.visualization.figures import save_figure
 
 
 def main() -> None:
@@ -23,15 +25,33 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("parameter_efficiency.png"))
     options = parser.parse_args()
     try:
-        studies = [json.loads((folder / "study.json").read_text()) for folder in options.studies]
+        studies = [read_study(folder / "study.json") for folder in options.studies]
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        print(f"The picture is {draw(studies, options.output)}")
     except (OSError, ValueError) as error:
         sys.exit(f"Expected folders of studies that examples/study.py has finished: {error}")
-    draw(studies, options.output)
-    print(f"The picture is {options.output}")
 
 
-def draw(studies: list[dict[str, Any]], picture: Path) -> None:
-    """Draw the mean test accuracies of studies, with parameters on a logarithmic axis."""
+def read_study(file: Path) -> dict[str, Any]:
+    """Read the results of a study.
+
+    Raises:
+        ValueError: If the file holds none.
+        OSError: If it cannot be read.
+    """
+    study = read_json(file)
+    require_entries(file, study, "title", "configurations")
+    for row in study["configurations"].values():
+        require_entries(file, row, "parameters", "test", "test_mean", "test_std")
+    return study
+
+
+def draw(studies: list[dict[str, Any]], picture: Path) -> Path:
+    """Draw the mean test accuracies of studies, with parameters on a logarithmic axis.
+
+    Returns:
+        The file of the picture.
+    """
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
@@ -63,8 +83,9 @@ def draw(studies: list[dict[str, Any]], picture: Path) -> None:
     axes.set_ylabel("test accuracy in %")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(picture, dpi=150)
+    file = save_figure(figure, picture)
     plt.close(figure)
+    return file
 
 
 if __name__ == "__main__":

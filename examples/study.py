@@ -24,7 +24,7 @@ completed epoch. The results of every run are in `runs/STUDY/CONFIGURATION/seedN
 train at a time, each on `--threads` cores, and what they print is in `seedN.log` beside. At the
 end, a table of all finished runs is printed, `runs/STUDY/study.json` holds it, and `study.png`
 shows accuracies and learning curves. `--table` trains nothing. Means over runs of different code
-are refused.
+are refused, and so are results of other settings than those of the study and the command.
 """
 
 import argparse
@@ -43,9 +43,15 @@ from typing import Any
 import yaml
 from tables import percent, show_table
 
-from ccnn_geo.files import save_json
+from ccnn_geo.files import read_json, require_entries, save_json
+from ccnn_geo.training.settings import comparable_settings, read_settings
+from ccnn_geo.visualization.figures import save_figure
 
 EXAMPLES = Path(__file__).parent
+_ENTRIES = (
+    "code", "epochs", "history", "parameters", "peak_memory_mib", "seconds_per_epoch", "seed",
+    "settings", "split_sizes", "test", "val",
+)  # fmt: skip
 _KEYS = {"title", "script", "seeds", "options", "configurations"}
 
 
@@ -56,6 +62,13 @@ class Configuration:
     name: str
     script: str
     options: dict[str, Any]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that its options and their file ask for, by name."""
+        options = dict(self.options)
+        file = options.pop("config", None)
+        content = {} if file is None else read_settings(EXAMPLES / file)
+        return {**comparable_settings(content), **options}
 
     @property
     def folder(self) -> str:
@@ -98,7 +111,11 @@ class Study:
             raise ValueError(f"{path}: expected `seeds` as a list of whole numbers, got {seeds}")
         shared = content.get("options") or {}
         rows = []
+        if not isinstance(shared, dict):
+            raise ValueError(f"{path}: expected `options` by name, got {shared!r}")
         for name, own in content["configurations"].items():
+            if not isinstance(own, dict | None):
+                raise ValueError(f"{path}: expected options of {name!r} by name, got {own!r}")
             options = {**shared, **(own or {})}
             script = options.pop("script", content.get("script"))
             if script is None or not (EXAMPLES / script).is_file():
@@ -125,6 +142,28 @@ class Run:
         """Path of its results once it is finished."""
         return self.runs / self.configuration.folder / f"seed{self.seed}" / "results.json"
 
+    def report(self, extra: Sequence[str] = ()) -> dict[str, Any] | None:
+        """Return its results, or None if there are none.
+
+        Args:
+            extra: Further options of all runs, which its settings have to agree with.
+
+        Raises:
+            ValueError: If the file is damaged, or the results are those of other settings.
+        """
+        if not self.results.exists():
+            return None
+        report = read_json(self.results)
+        require_entries(self.results, report, *_ENTRIES)
+        for name, value in {**self.configuration.settings(), **given(extra)}.items():
+            found = report["settings"].get(name, value)
+            if not same(found, value):
+                raise ValueError(
+                    f"{self.results}: expected results with {name} {value}, got {found}: remove "
+                    "the folder to train it again"
+                )
+        return report
+
     def command(self, extra: Sequence[str]) -> list[str]:
         """Return the command that trains it."""
         options = []
@@ -143,8 +182,12 @@ class Run:
 
     def train(self, extra: Sequence[str], threads: int) -> bool:
         """Train it unless it is finished; return whether there are results."""
-        if self.results.exists():
-            return True
+        try:
+            if self.report(extra) is not None:
+                return True
+        except ValueError as error:
+            print(error, flush=True)
+            return False
         folder = self.results.parent
         log = folder.with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -172,18 +215,20 @@ def main() -> None:
         study = Study.read(options.study)
     except (OSError, ValueError, yaml.YAMLError) as error:
         sys.exit(str(error))
+    names = [row.name for row in study.configurations]
+    unknown = sorted(set(options.only or ()) - set(names))
+    if unknown:
+        sys.exit(f"Expected `--only` to name some of {names}, got {unknown}")
     chosen = [row for row in study.configurations if not options.only or row.name in options.only]
-    if not chosen:
-        names = [row.name for row in study.configurations]
-        sys.exit(f"Expected `--only` to name some of {names}, got {options.only}")
     runs, seeds = options.runs / study.name, options.seeds or study.seeds
     complete = True
     if not options.table:
         pending = [Run(row, seed, runs) for seed in seeds for row in chosen]
         with ThreadPoolExecutor(options.jobs) as pool:
-            complete = all(pool.map(lambda run: run.train(extra, options.threads), pending))
+            # A list: the first failure must not cancel the others.
+            complete = all([*pool.map(lambda run: run.train(extra, options.threads), pending)])
     try:
-        results = summaries(study, runs)
+        results = summaries(study, runs, extra)
     except ValueError as error:
         sys.exit(str(error))
     if not results:
@@ -207,25 +252,50 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="configurations to train")
     parser.add_argument("--seeds", nargs="+", type=int, help="instead of the seeds of the study")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--threads", type=int, default=1, help="cores of every run")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=positive, default=1, help="cores of every run")
     parser.add_argument("--table", action="store_true", help="train nothing")
     return parser.parse_known_args()
 
 
-def summaries(study: Study, runs: Path) -> dict[str, dict[str, Any]]:
+def positive(text: str) -> int:
+    """Return a whole number above 0 from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def given(options: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that options `--NAME=VALUE` or `--NAME VALUE` stand for."""
+    settings = {}
+    words = [word for option in options for word in option.split("=", 1)]
+    for name, value in zip(words, words[1:], strict=False):
+        if name.startswith("--"):
+            settings[name.removeprefix("--")] = yaml.safe_load(value)
+    return settings
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Return whether two settings are the same, as far as their files can tell."""
+    if isinstance(found, list) and isinstance(expected, (list, tuple)):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    return found == expected or str(found) == str(expected)
+
+
+def summaries(study: Study, runs: Path, extra: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Return mean and spread over the finished runs of every configuration that has some.
 
     Raises:
-        ValueError: If runs were trained with different versions of the code.
+        ValueError: If runs were trained with different versions of the code, or with other
+            settings than those of the study.
     """
-    reports = {
-        row.name: [
-            json.loads(path.read_text())
-            for path in sorted((runs / row.folder).glob("seed*/results.json"))
-        ]
-        for row in study.configurations
-    }
+    reports = {}
+    for row in study.configurations:
+        folders = (runs / row.folder).glob("seed*")
+        # Folders such as seed0-2 hold runs of other settings.
+        seeds = sorted(int(each.name[4:]) for each in folders if each.name[4:].isdecimal())
+        found = (Run(row, seed, runs).report(extra) for seed in seeds)
+        reports[row.name] = [report for report in found if report is not None]
     versions = {tuple(report["code"]) for found in reports.values() for report in found}
     if len(versions) > 1 or any(len(version) > 1 for version in versions):
         raise ValueError(
@@ -248,7 +318,9 @@ def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
         **accuracies,
         **{f"{split}_mean": fmean(x) if x else None for split, x in accuracies.items()},
         **{f"{split}_std": stdev(x) if len(x) > 1 else None for split, x in accuracies.items()},
-        "minutes": fmean(report["seconds_per_epoch"] * report["epochs"] / 60 for report in reports),
+        "minutes": fmean(
+            (report["seconds_per_epoch"] or 0) * report["epochs"] / 60 for report in reports
+        ),
         "peak_memory_mib": max(max(report["peak_memory_mib"].values()) for report in reports),
         "curves": [
             [epoch.get("val/accuracy") for epoch in report["history"]] for report in reports
@@ -312,7 +384,7 @@ def draw(title: str, results: dict[str, dict[str, Any]], picture: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.suptitle(title)
-    figure.savefig(picture, dpi=150)
+    save_figure(figure, picture)
     plt.close(figure)
 
 

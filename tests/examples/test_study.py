@@ -41,6 +41,7 @@ def finished(folder: str, seed: int, accuracy: float, **changes) -> None:
         "val": {"accuracy": 0.9}, "epochs": 2, "seconds_per_epoch": 900.0,
         "peak_memory_mib": {"cpu": 512.0}, "code": ["abc"], "split_sizes": {"train": 8},
         "history": [{"epoch": 0, "val/accuracy": 0.5}, {"epoch": 1, "val/accuracy": 0.9}],
+        "settings": {"trainer.max_epochs": 1},
     }  # fmt: skip
     path.write_text(json.dumps({**report, **changes}))
 
@@ -151,3 +152,67 @@ def test_command_lines_accept_the_configurations_of_the_studies(study, run_examp
             run_example(Path(row.script).stem, *options, "--print_config")
         assert stop.value.code == 0, capsys.readouterr().err
         assert f"name: {row.folder}" in capsys.readouterr().out
+
+
+def test_results_of_other_settings_are_no_results(study, monkeypatch, capsys):
+    finished("CCNN_4_16", 0, 0.9, settings={"trainer.max_epochs": 5})
+    message = "with trainer.max_epochs 1, got 5: remove"
+    with pytest.raises(SystemExit, match=message):
+        run(study, monkeypatch, "widths.yaml", "--table")
+    row = study.Study.read(Path("widths.yaml")).configurations[0]
+    assert not study.Run(row, 0, Path("runs/widths")).train([], 1)
+    assert message in capsys.readouterr().out
+    finished("peer", 0, 0.9, settings={"data.points": [1, 2], "data.val_fraction": 0.2})
+    peer = study.Run(
+        study.Study.read(Path("widths.yaml")).configurations[1], 0, Path("runs/widths")
+    )
+    assert peer.report(["--data.val_fraction=0.2"])["seed"] == 0
+    with pytest.raises(ValueError, match=r"with data.val_fraction 0.1, got 0.2"):
+        peer.report(["--data.val_fraction", "0.1"])
+
+
+def test_folders_of_runs_with_other_settings_are_no_further_seeds(study, monkeypatch, capsys):
+    pytest.importorskip("matplotlib", reason="the extra `viz` is missing").use("agg")
+    finished("CCNN_4_16", 0, 0.9)
+    Path("runs/widths/CCNN_4_16/seed0-2").mkdir()
+    Path("runs/widths/CCNN_4_16/seed0-2/results.json").write_text("{}")
+    run(study, monkeypatch, "widths.yaml", "--table")
+    content = json.loads(Path("runs/widths/study.json").read_text())
+    assert content["configurations"]["CCNN 4,16"]["test"] == [0.9]
+
+
+def test_a_failed_run_does_not_keep_the_others_from_starting(study, monkeypatch):
+    started = []
+
+    def fail(command, **_):
+        started.append(next(each for each in command if each.startswith("--seed")))
+        return study.subprocess.CompletedProcess([], 1)
+
+    monkeypatch.setattr(study.subprocess, "run", fail)
+    seeds = [str(seed) for seed in range(5)]
+    with pytest.raises(SystemExit):
+        run(study, monkeypatch, "widths.yaml", "--only", "CCNN 4,16", "--seeds", *seeds)
+    assert started == [f"--seed_everything={seed}" for seed in seeds]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (STUDY, ["--only", "CCNN 4,16", "per"], r"`--only` to name some of .*got \['per'\]"),
+        ("script: modelnet40.py\noptions: [a]\nconfigurations: {a: }", [], "`options` by name"),
+        ("script: modelnet40.py\nconfigurations: {b: 3}", [], "options of 'b' by name, got 3"),
+    ],
+)
+def test_refuses_what_is_no_study(study, monkeypatch, content, arguments, message):
+    Path("widths.yaml").write_text(content)
+    with pytest.raises(SystemExit, match=message):
+        run(study, monkeypatch, "widths.yaml", *arguments)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_names_results_that_are_damaged(study, monkeypatch, content):
+    path = Path("runs/widths/CCNN_4_16/seed0/results.json")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(SystemExit, match=r"CCNN_4_16.seed0.results.json: expected"):
+        run(study, monkeypatch, "widths.yaml", "--table")
