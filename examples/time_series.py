@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.cli import LightningArgumentParser
-from tables import percent, show_table
+from tables import percent, show_report, show_table
 from torchmetrics.functional.classification import binary_auroc
 
 from ccnn_geo.datasets import TimeSeriesDataModule
@@ -50,9 +50,15 @@ class TimeSeriesCLI(PointCloudCLI):
         )
         parser.set_defaults(DEFAULTS)
 
+    def before_instantiate_classes(self) -> None:
+        for keep in self.config.test_keep:
+            if not 0 < keep <= 1:
+                self.parser.error(f"Expected `test_keep` above 0 and at most 1, got {keep}")
+        super().before_instantiate_classes()
+
     def evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
         scores = super().evaluate(checkpoint)
-        if self.datamodule.num_classes == 2:
+        if self.datamodule.num_classes == 2 and scores["test"]:
             scores["test_auroc"] = self.area(self.datamodule)
         scores["test_keep"] = [
             {"keep": keep, **{times: self.accuracy(keep, times) for times in ("true", "even")}}
@@ -68,13 +74,12 @@ class TimeSeriesCLI(PointCloudCLI):
         logits, labels = (torch.cat(each) for each in zip(*pairs, strict=True))
         return float(binary_auroc(logits.softmax(-1)[:, 1], labels))
 
-    def accuracy(self, keep: float, times: str) -> float:
+    def accuracy(self, keep: float, times: str) -> float | None:
         """Return the accuracy on test series that keep a fraction of their times."""
         settings = {**self.config.data.as_dict(), "keep": keep, "times": times}
         data = TimeSeriesDataModule(**settings)
         data.setup()
-        (metrics,) = self.trainer.test(self.model, data.test_dataloader(), verbose=False)
-        return metrics["test/accuracy"]
+        return self.tested(data.test_dataloader()).get("accuracy")
 
 
 def main() -> None:
@@ -83,7 +88,7 @@ def main() -> None:
     results = cli.run()
     if not cli.trainer.is_global_zero:
         return
-    print(f"The report is {cli.folder / 'results.json'}")
+    show_report(cli.folder)
     test = results["test"]
     line = f"{results['parameters']:,} parameters"
     if test is not None:

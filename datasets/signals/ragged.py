@@ -7,7 +7,7 @@ import numpy as np
 
 from .images import check_labels
 
-__all__ = ["check_ragged"]
+__all__ = ["check_offsets", "check_ragged"]
 
 
 def check_ragged(
@@ -49,15 +49,28 @@ def check_ragged(
         )
     labels = check_labels(path, label, names[2], len(label), num_classes)
     count = per_label * len(labels)
+    return values, check_offsets(path, names[1], offsets, count, len(values)), labels
+
+
+def check_offsets(path: Path, name: str, offsets: np.ndarray, count: int, total: int) -> np.ndarray:
+    """Return the bounds of parts that lie end to end, none of them empty, as int64.
+
+    Args:
+        path: The file, for error messages.
+        name: Name of the offsets.
+        offsets: The offsets, `[count + 1]`.
+        count: Number of parts.
+        total: Length of all parts together.
+
+    Raises:
+        ValueError: If they are not whole numbers that rise from 0 to `total`.
+    """
     if offsets.shape != (count + 1,) or offsets.dtype.kind not in "iu":
         raise ValueError(
-            f"{path}: expected whole numbers `{names[1]}` of shape [{count + 1}], for {count} "
-            f"parts of `{names[0]}`, got {offsets.dtype} of shape {list(offsets.shape)}"
+            f"{path}: expected whole numbers `{name}` of shape [{count + 1}], for {count} parts, "
+            f"got {offsets.dtype} of shape {list(offsets.shape)}"
         )
     bounds = offsets.astype(np.int64)
-    if bounds[0] != 0 or bounds[-1] != len(values) or (np.diff(bounds) < 1).any():
-        raise ValueError(
-            f"{path}: expected `{names[1]}` that rise from 0 to {len(values)}, the length of "
-            f"`{names[0]}`"
-        )
-    return values, bounds, labels
+    if bounds[0] != 0 or bounds[-1] != total or (np.diff(bounds) < 1).any():
+        raise ValueError(f"{path}: expected `{name}` that rise from 0 to {total}, the whole length")
+    return bounds

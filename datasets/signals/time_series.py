@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -175,8 +175,9 @@ class TimeSeriesDataModule(ClassificationDataModule[TimeSeriesDataset]):
             raise ValueError(f"{self.root}: expected training series of several times")
         observed = bool(np.isnan(train.x).any() or np.isnan(test.x).any())
         with np.errstate(invalid="ignore"):
-            mean, std = np.nanmean(train.x, 0), np.nanstd(train.x, 0)
-        settings = {
+            mean = np.nanmean(train.x, 0, np.float64)
+            std = np.nanstd(train.x, 0, np.float64)
+        settings: dict[str, Any] = {
             "classes": classes,
             "mean": np.nan_to_num(mean),
             "std": np.where(std > 0, std, 1.0),

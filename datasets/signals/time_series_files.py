@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..io.npz import read_npz
+from .ragged import check_offsets
 
 __all__ = ["TimeSeries", "read_physionet", "read_physionet_record", "read_series", "read_ts"]
 
@@ -256,7 +257,7 @@ def _gather(path: Path, measured: Sequence[np.ndarray], count: int) -> TimeSerie
     """
     minutes, variables, values, offsets, died = measured
     total = len(minutes)
-    _check_offsets(path, offsets, len(died), total)
+    offsets = check_offsets(path, "offsets", offsets, len(died), total)
     if not len(variables) == len(values) == total:
         raise ValueError(f"{path}: expected as many minutes as variables and values")
     if total and not 0 <= variables.min() <= variables.max() < count:
@@ -281,17 +282,19 @@ def _from_arrays(
     x, y = arrays[f"{split}_x"], arrays[f"{split}_y"]
     offsets = arrays.get(f"{split}_offsets")
     expected = 3 if offsets is None else 2
-    if x.ndim != expected or x.dtype.kind != "f":
+    if x.ndim != expected or x.dtype.kind not in "fiu":
         raise ValueError(
             f"{path}: expected numbers `{split}_x` of {expected} axes, got {x.dtype} of shape "
             f"{list(x.shape)}"
         )
+    if np.isinf(x).any():
+        raise ValueError(f"{path}: expected finite `{split}_x`, NaN if missing, got infinity")
     _check_classes(path, y, num_classes)
     if offsets is None:
         if len(x) != len(y):
             raise ValueError(f"{path}: expected {len(y)} series `{split}_x`, got {len(x)}")
         return _end_to_end([each.T for each in x], y)
-    _check_offsets(path, offsets, len(y), x.shape[1])
+    offsets = check_offsets(path, f"{split}_offsets", offsets, len(y), x.shape[1])
     ends = zip(offsets[:-1], offsets[1:], strict=True)
     return _end_to_end([x[:, start:end].T for start, end in ends], y)
 
@@ -306,17 +309,12 @@ def _end_to_end(parts: Sequence[np.ndarray], labels: np.ndarray) -> TimeSeries:
     )
 
 
-def _check_offsets(path: Path, offsets: np.ndarray, count: int, total: int) -> None:
-    fits = offsets.shape == (count + 1,) and offsets.dtype.kind in "iu"
-    if not fits or offsets[0] != 0 or offsets[-1] != total or (np.diff(offsets) < 1).any():
-        raise ValueError(
-            f"{path}: expected {count + 1} ascending offsets from 0 to {total}, no series empty"
-        )
-
-
 def _check_classes(path: Path, labels: np.ndarray, count: int) -> None:
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not len(labels):
-        raise ValueError(f"{path}: expected whole numbers as labels, got {labels.dtype}")
+        raise ValueError(
+            f"{path}: expected whole numbers as labels, at least one, got {labels.dtype} of shape "
+            f"{list(labels.shape)}"
+        )
     if not 0 <= labels.min() <= labels.max() < count:
         raise ValueError(
             f"{path}: expected labels from 0 to {count - 1}, got {labels.min()} to {labels.max()}"

@@ -46,6 +46,15 @@ def test_needs_to_know_where_the_series_are(run_example, capsys):
 
     stopped(run, 2, *QUIET)
     assert "Expected `root`, the file or folder of the series" in capsys.readouterr().err
-    stopped(run, 2, *TINY, "--test_keep=[2]", "--data.root=nowhere.npz")
+    stopped(run, 2, *TINY, "--data.root=nowhere.npz")
     assert "nowhere.npz" in capsys.readouterr().err
+    stopped(run, 2, *TINY, "--test_keep=[0]")
+    assert "`test_keep` above 0 and at most 1, got 0" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_what_is_not_measured_is_not_reported(run_example):
+    run_example("time_series", *TINY, "--test_keep=[0.5]", "--trainer.limit_test_batches=0")
+    content = report("runs/series/seed0")
+    assert content["test"] is None and "test_auroc" not in content
+    assert content["test_keep"] == [{"keep": 0.5, "true": None, "even": None}]

@@ -122,6 +122,9 @@ class TestReaders:
             read_physionet(tmp_path)
 
 
+RISING = "`train_offsets` that rise from 0 to 12"
+
+
 def arrays(**changes):
     content = {
         "train_x": np.arange(24, dtype=np.float32).reshape(2, 12),
@@ -155,6 +158,18 @@ class TestDataModule:
         torch.testing.assert_close(batch.x.mean(0), torch.zeros(2), atol=1e-6, rtol=0)
         torch.testing.assert_close(batch.x.std(0, correction=0), torch.ones(2))
         assert batch.pos.max() == 1.0  # in units of the longest series
+
+    def test_many_large_values_are_standardised_exactly(self, make):
+        long = 1_000_000
+        x = 1000 + np.random.default_rng(0).standard_normal((1, 4 * long)).astype(np.float32)
+        data = make(
+            {
+                "train_x": x, "train_offsets": np.arange(5) * long,
+                "test_x": x[:, : 2 * long], "test_offsets": np.arange(3) * long,
+            }
+        )  # fmt: skip
+        values = data.train_dataset[0].x
+        assert abs(float(values.mean())) < 0.01 and abs(float(values.std()) - 1) < 0.01
 
     def test_missing_values_are_zero_and_marked(self, make):
         x = arrays()["train_x"]
@@ -190,11 +205,26 @@ class TestDataModule:
     @pytest.mark.parametrize(
         ("changes", "match"),
         [
-            ({"train_offsets": np.array([0, 3, 3, 9, 12])}, "5 ascending offsets from 0 to 12"),
-            ({"train_offsets": np.array([0, 3, 5, 9, 11])}, "5 ascending offsets from 0 to 12"),
+            (
+                {"train_offsets": np.array([0, 3, 3, 9, 12])},
+                RISING,
+            ),
+            (
+                {"train_offsets": np.array([0, 3, 5, 9, 11])},
+                RISING,
+            ),
+            (
+                {"train_offsets": np.array([0, 9, 3, 10, 12], np.uint32)},
+                RISING,
+            ),
+            ({"train_y": np.zeros(0, int)}, "as labels, at least one, got int64 of shape .0."),
+            ({"train_x": np.full((2, 12), np.inf)}, "finite `train_x`, NaN if missing"),
             ({"train_y": np.array([0, 1, 2, 1])}, "labels from 0 to 1, got 0 to 2"),
-            ({"train_y": np.array([0.0, 1, 0, 1])}, "whole numbers as labels, got float64"),
-            ({"train_x": np.zeros((2, 12), int)}, "numbers `train_x` of 2 axes, got int64"),
+            (
+                {"train_y": np.array([0.0, 1, 0, 1])},
+                "as labels, at least one, got float64",
+            ),
+            ({"train_x": np.zeros((2, 12), bool)}, "numbers `train_x` of 2 axes, got bool"),
             ({"train_x": np.zeros((3, 2, 5)), "train_offsets": None}, "4 series `train_x`, got 3"),
             ({"classes": None}, "expected an array `classes`"),
         ],
