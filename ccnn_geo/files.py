@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 from ccnn_geo.text import printable
 
+_UNFINISHED = ".tmp"
+
 
 @contextmanager
 def locked(folder: Path, *, timeout: float = -1, setting: str = "cache_dir") -> Iterator[None]:
@@ -66,7 +68,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: If it cannot be written; names the file.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -78,6 +80,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed calls of `atomic_write` left; nobody else may be writing to the folder."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def save_json(path: Path, content: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 from torch_geometric.loader import DataLoader
 
 from .dataset import ClassificationDataset
-from .epochs import EpochSampler
+from .epochs import EpochSampler, UnrepeatedSampler
 
 __all__ = ["ClassificationDataModule", "check_choice"]
 
@@ -44,6 +44,7 @@ class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
         self.num_workers = num_workers
         self.seed = seed
         self._datasets: dict[str, T] = {}
+        self._resumed_epoch = 0
 
     @property
     def train_dataset(self) -> T:
@@ -83,21 +84,48 @@ class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
         sampler = EpochSampler(
             dataset, seed=self.seed, num_replicas=trainer.world_size, rank=trainer.global_rank
         )
-        # A resumed Trainer starts the workers before it calls `set_epoch`.
-        sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        # A resumed Trainer starts the workers before it calls `set_epoch`, and before it restores
+        # its own count of the epochs.
+        resumed = self._resumed_epoch if trainer.ckpt_path else 0
+        sampler.set_epoch(max(_completed_epochs(trainer), resumed))
         return self._loader(dataset, sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of completed epochs for a checkpoint."""
+        return {} if self.trainer is None else {"epoch": _completed_epochs(self.trainer)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue after the epochs of a checkpoint."""
+        self._resumed_epoch = state_dict.get("epoch", 0)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Return the loader of the validation samples, or an empty list if there are none."""
-        return self._loader(self.val_dataset) if len(self.val_dataset) else []
+        return self._evaluation_loader("val") if len(self.val_dataset) else []
 
     def test_dataloader(self) -> DataLoader:
         """Return the loader of the test samples."""
         if len(self.test_dataset) == 0:
             raise ValueError(f"{self.root}: expected test samples, got none")
-        return self._loader(self.test_dataset)
+        return self._evaluation_loader("test")
 
-    def _loader(self, dataset: T, sampler: Sampler[tuple[int, int]] | None = None) -> DataLoader:
+    def _evaluation_loader(self, split: str) -> DataLoader:
+        """Return a loader whose samples the processes share without repetition.
+
+        Raises:
+            ValueError: If there are fewer samples than processes.
+        """
+        dataset, trainer = self._dataset(split), self.trainer
+        if trainer is None or trainer.world_size == 1:
+            return self._loader(dataset)
+        if len(dataset) < trainer.world_size:
+            raise ValueError(
+                f"{self.root}: expected a sample for each of {trainer.world_size} processes in "
+                f"the {split} split, got {len(dataset)}"
+            )
+        sampler = UnrepeatedSampler(dataset, trainer.world_size, trainer.global_rank)
+        return self._loader(dataset, sampler)
+
+    def _loader(self, dataset: T, sampler: Sampler | None = None) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -111,6 +139,10 @@ class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
         if not self._datasets:
             raise RuntimeError("Expected `setup()` to be called first; a Trainer does so by itself")
         return self._datasets[split]
+
+
+def _completed_epochs(trainer: pl.Trainer) -> int:
+    return trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
 
 
 def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-__all__ = ["EpochSampler", "Split", "seeded"]
+__all__ = ["EpochSampler", "Split", "UnrepeatedSampler", "seeded"]
 
 
 Split = Literal["train", "test"]
@@ -54,3 +54,29 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         """Yield epoch and index of every sample of this process."""
         epoch = self.epoch
         return ((epoch, int(index)) for index in super().__iter__())  # type: ignore[call-overload]
+
+
+class UnrepeatedSampler(DistributedSampler[int]):
+    """Sampler that shares the samples among processes in their order, each of them once.
+
+    Other samplers give every process equally many samples, by repeating some.
+
+    Args:
+        dataset: A data set with at least as many samples as there are processes.
+        num_replicas: Number of processes.
+        rank: Rank of this process.
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
+        super().__init__(cast(Dataset, dataset), num_replicas, rank, shuffle=False)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the index of every sample of this process."""
+        return iter(self._indices())
+
+    def __len__(self) -> int:
+        """Return the number of samples of this process."""
+        return len(self._indices())
+
+    def _indices(self) -> range:
+        return range(self.rank, len(cast(Sized, self.dataset)), self.num_replicas)

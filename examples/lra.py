@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from pytorch_lightning.cli import LightningArgumentParser
-from tables import percent
+from tables import percent, show_report
 
 from ccnn_geo.datasets import LRADataModule
 from ccnn_geo.datasets.signals.lra.datamodule import LRAName
@@ -67,6 +67,8 @@ class LRACLI(SignalCLI):
 
     def before_instantiate_classes(self) -> None:
         task, name = self.config.task, self.config.data.name
+        if task != task_of(sys.argv[1:]):
+            self.parser.error(f"Expected `--task` on the command line, got {task} in a file")
         if task not in (None, name):
             self.parser.error(f"Expected `data.name` to be the task, {task}, got {name}")
         super().before_instantiate_classes()
@@ -88,7 +90,7 @@ def main() -> None:
     results = cli.run()
     if not cli.trainer.is_global_zero:
         return
-    print(f"The report is {cli.folder / 'results.json'}")
+    show_report(cli.folder)
     if results["test"] is None:
         return
     counts = np.bincount(cli.datamodule.test_dataset.signals.y)

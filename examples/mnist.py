@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pytorch_lightning.cli import LightningArgumentParser
 from signals import SmallSignalCLI
-from tables import percent
+from tables import percent, show_report
 
 from ccnn_geo.datasets import MNISTDataModule
 from ccnn_geo.training.classifier import CCNNClassifier
@@ -49,8 +49,7 @@ class DigitsCLI(SmallSignalCLI):
         for form in self.config.test_forms:
             data = MNISTDataModule(**{**self.config.data.as_dict(), "form": form})
             data.setup()
-            (metrics,) = self.trainer.test(self.model, data.test_dataloader(), verbose=False)
-            scores["test_forms"][form] = metrics["test/accuracy"]
+            scores["test_forms"][form] = self.tested(data.test_dataloader()).get("accuracy")
         return scores
 
 
@@ -60,7 +59,7 @@ def main() -> None:
     results = cli.run()
     if not cli.trainer.is_global_zero:
         return
-    print(f"The report is {cli.folder / 'results.json'}")
+    show_report(cli.folder)
     for form, accuracy in results["test_forms"].items():
         print(f"{percent(accuracy)} of the test digits right as {form}")
     if results["test"] is not None:  # nothing is measured without test batches

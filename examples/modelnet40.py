@@ -13,6 +13,8 @@ import shlex
 import sys
 from typing import Any
 
+from tables import show_report
+
 from ccnn_geo.datasets import PointCloudDataModule
 from ccnn_geo.training.classifier import CCNNClassifier
 from ccnn_geo.training.cli import PointCloudCLI
@@ -23,7 +25,7 @@ def main() -> None:
     cli = PointCloudCLI(CCNNClassifier, PointCloudDataModule, description=description)
     results = cli.run()
     if cli.trainer.is_global_zero:
-        print(f"The report is {cli.folder / 'results.json'}")
+        show_report(cli.folder)
         print(verdict(results, cli.datamodule.num_classes))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.cli import LightningArgumentParser
-from tables import percent, show_table
+from tables import percent, show_report, show_table
 
 from ccnn_geo.datasets import PartSegmentationDataModule, SceneDataModule
 from ccnn_geo.pretrained.labelling import SceneLabeller
@@ -84,7 +84,7 @@ def main() -> None:
     results = cli.run()
     if not cli.trainer.is_global_zero:
         return
-    print(f"The report is {cli.folder / 'results.json'}")
+    show_report(cli.folder)
     line = f"{results['parameters']:,} parameters"
     test = results["test"]
     if test is not None:
@@ -102,7 +102,7 @@ def main() -> None:
                     f"{row['points']:,}",
                     percent(row["accuracy"]),
                     percent(row["mean_iou"]),
-                    *("" if iou is None else percent(iou) for iou in row["iou"]),
+                    *map(percent, row["iou"]),
                 ]
                 for row in results["scenes"]
             ],

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.cli import LightningArgumentParser
-from tables import percent, show_table
+from tables import percent, show_report, show_table
 
 from ccnn_geo.training.cli import SignalCLI
 
@@ -41,15 +41,14 @@ class ResolutionsCLI(SmallSignalCLI):
     def evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
         return {**super().evaluate(checkpoint), "resolutions": list(self.resolutions())}
 
-    def resolutions(self) -> Iterator[dict[str, int | float]]:
+    def resolutions(self) -> Iterator[dict[str, int | float | None]]:
         """Test the network at several sampling rates, in both `WAYS`."""
         for subsample in SUBSAMPLES:
-            row: dict[str, int | float] = {"subsample": subsample}
+            row: dict[str, int | float | None] = {"subsample": subsample}
             for way, rescale in WAYS.items():
                 loader = self.datamodule.test_dataloader_at(subsample, rescale=rescale)
-                (metrics,) = self.trainer.test(self.model, loader, verbose=False)
                 row["samples"] = loader.dataset.signals.x.shape[-1]
-                row[way] = metrics["test/accuracy"]
+                row[way] = self.tested(loader).get("accuracy")
             yield row
 
 
@@ -61,7 +60,7 @@ def show_results(cli: SignalCLI, results: dict[str, Any], samples: str) -> None:
         results: Content of the report.
         samples: Name of the samples, for example "images".
     """
-    print(f"The report is {cli.folder / 'results.json'}")
+    show_report(cli.folder)
     line = f"{results['parameters']:,} parameters"
     if results["test"] is not None:  # nothing is measured without test batches
         line += (

@@ -16,6 +16,7 @@ at 8 kHz. Recordings are not filtered before they are subsampled.
 """
 
 from signals import ResolutionsCLI, show_resolutions
+from tables import show_report
 
 from ccnn_geo.datasets import SpokenDigitsDataModule
 from ccnn_geo.training.classifier import CCNNClassifier
@@ -31,7 +32,7 @@ def main() -> None:
     results = cli.run()
     if not cli.trainer.is_global_zero:
         return
-    print(f"The report is {cli.folder / 'results.json'}")
+    show_report(cli.folder)
     print(
         f"{results['parameters']:,} parameters, trained on {cli.datamodule.size[0]:,} samples "
         "each; test accuracy on"

@@ -1,6 +1,7 @@
-"""Tables on the terminal."""
+"""What examples print on the terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -13,6 +14,17 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def percent(share: float) -> str:
-    """Return a fraction as a percentage with two decimals."""
-    return f"{100 * share:.2f} %"
+def percent(share: float | None) -> str:
+    """Return a fraction as a percentage with two decimals; nothing for None."""
+    return "" if share is None else f"{100 * share:.2f} %"
+
+
+def show_report(folder: Path) -> None:
+    """Print where the report of a run is, if there is one.
+
+    Args:
+        folder: Folder of the run.
+    """
+    file = folder / "results.json"
+    if file.exists():  # `--trainer.fast_dev_run true` writes none
+        print(f"The report is {file}")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.cli import LightningArgumentParser
-from tables import percent, show_table
+from tables import percent, show_report, show_table
 from torch import Tensor
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
@@ -165,7 +165,7 @@ def main() -> None:
     if not cli.trainer.is_global_zero:
         return
     trained = "clouds" if cli.config.reverse else f"voxels {cli.config.resolution}^3"
-    print(f"The report is {cli.folder / 'results.json'}")
+    show_report(cli.folder)
     if results["test"] is None:
         print("There was no test split to measure the transfer on.")
         return

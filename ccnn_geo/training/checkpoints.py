@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from ccnn_geo.files import atomic_write
 from ccnn_geo.nn import CCNN
 from ccnn_geo.pretrained.storage import TensorInfo, differences
 
-__all__ = ["AtomicCheckpointIO", "check_checkpoint", "load_network"]
+__all__ = ["AtomicCheckpointIO", "FolderCheckpoint", "check_checkpoint", "load_network"]
 
 _PREFIX = "network."
 # What Lightning and `CCNNModule` need to resume.
@@ -28,11 +30,34 @@ _ENTRIES: dict[str, Any] = {
     "seed": int,
     "network": dict | None,
 }
-_ADVICE = "remove it to train from the start"
+_ADVICE = "remove the folder to train from the start"
 _EARLIER = (
     "expected a description of the network in `network`; checkpoints of earlier versions of "
     "ccnn_geo lack it, keep the weights in `model` instead of `network`, and cannot be read"
 )
+
+
+class FolderCheckpoint(ModelCheckpoint):
+    """A `ModelCheckpoint` that keeps its record if the folder of the run was moved.
+
+    Lightning compares the folder with that of the checkpoint, and forgets the best epoch so far
+    if they differ.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the record of a checkpoint, with its files in the present folder."""
+        folder = str(self.dirpath)
+
+        def moved(path: str) -> str:
+            return str(Path(folder) / Path(path).name) if path else path
+
+        state = {**state_dict, "dirpath": folder}
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[name] = moved(state_dict[name])
+        state["best_k_models"] = {
+            moved(path): score for path, score in state_dict["best_k_models"].items()
+        }
+        super().load_state_dict(state)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -52,7 +77,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # how PyTorch reports that it could not write
+                raise OSError(errno.EIO, f"cannot write ({error})", str(target)) from error
 
 
 def check_checkpoint(path: Path, module: nn.Module) -> None:
@@ -82,6 +110,22 @@ def check_checkpoint(path: Path, module: nn.Module) -> None:
     problems = differences(found, module.state_dict())
     if problems:
         raise ValueError(f"{path}: expected the weights of this model, got {problems}; {_ADVICE}")
+    _check_optimizer(path, content, module)
+
+
+def _check_optimizer(path: Path, content: dict[str, Any], module: nn.Module) -> None:
+    """Check that one optimizer was saved, with the parameter groups of the module."""
+    expected = [len(group["params"]) for group in getattr(module, "parameter_groups", list)()]
+    try:
+        (optimizer,), (_,) = content["optimizer_states"], content["lr_schedulers"]
+        found = [len(group["params"]) for group in optimizer["param_groups"]]
+    except (KeyError, TypeError, ValueError):
+        found = None
+    if found is None or (expected and found != expected):
+        raise ValueError(
+            f"{path}: expected the state of one optimizer with groups of {expected} parameters, "
+            f"got {found}; {_ADVICE}"
+        )
 
 
 def load_network(path: Path) -> CCNN:

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+import torch
 import yaml
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
 from torch import nn
 
 from ccnn_geo.files import check_name, save_json
 from ccnn_geo.nn import CCNN
-from ccnn_geo.training.checkpoints import AtomicCheckpointIO, check_checkpoint
+from ccnn_geo.training.checkpoints import AtomicCheckpointIO, FolderCheckpoint, check_checkpoint
 from ccnn_geo.training.folders import claim_folder, find_folder
 from ccnn_geo.training.parser import ExperimentParser
 from ccnn_geo.training.report import ConfusionMatrix, RunReport
@@ -131,10 +133,13 @@ class ExperimentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Find the folder of the run, and keep other processes out of it."""
-        configs = self.config.config
+        problem = _trainer_problem(self.config.trainer)
+        if problem:
+            self.parser.error(problem)
+        files = [path for path in self.config.config or () if path is not None]
         name = self.config.name
         if name is None:
-            name = Path(str(configs[-1])).stem if configs else self.config.data.name
+            name = Path(str(files[-1])).stem if files else self.config.data.name
         try:
             check_name("name", name)
         except ValueError as error:
@@ -150,7 +155,7 @@ class ExperimentCLI(LightningCLI):
         """Make data, network, model and trainer; errors in their arguments are usage errors."""
         try:
             super().instantiate_classes()
-        except (OSError, ValueError) as error:
+        except (MisconfigurationException, OSError, ValueError) as error:
             # The parser wraps errors of the functions that links are computed by.
             self.parser.error(str(error.__cause__ or error))
 
@@ -161,7 +166,7 @@ class ExperimentCLI(LightningCLI):
         if hasattr(self.datamodule, "num_classes"):
             self.confusion = ConfusionMatrix(self.datamodule.num_classes)
             callbacks.append(self.confusion)
-        checkpoint = partial(ModelCheckpoint, self.folder, enable_version_counter=False)
+        checkpoint = partial(FolderCheckpoint, self.folder, enable_version_counter=False)
         if self.config.trainer.enable_checkpointing is not False:
             monitor = f"val/{self.model.monitor}"
             callbacks.append(checkpoint("best", monitor=monitor, mode=self.model.monitor_mode))
@@ -189,7 +194,15 @@ class ExperimentCLI(LightningCLI):
             if resumed is not None:
                 rank_zero_info(f"Resuming from {last}; remove the folder to start anew")
                 self._check_checkpoints(path for path in (last, best) if path.exists())
-            self.trainer.fit(self.model, self.datamodule, ckpt_path=resumed, weights_only=True)
+                if not best.exists() and self._names_best(last):
+                    self.parser.error(
+                        f"{best}: expected the best checkpoint so far, which {last} names, got "
+                        "none; remove the folder to train from the start"
+                    )
+            try:
+                self.trainer.fit(self.model, self.datamodule, ckpt_path=resumed, weights_only=True)
+            except MisconfigurationException as error:
+                self.parser.error(str(error))
             summary = self.report.summary()
             checkpoint = next((path for path in (best, last) if path.exists()), None)
             results = {
@@ -255,6 +268,28 @@ class ExperimentCLI(LightningCLI):
         data.setup()
         return self.make_network(data)
 
+    def tested(self, loader: Any) -> dict[str, float]:
+        """Test the present weights on further samples, and return the metrics by name.
+
+        Args:
+            loader: Loader of the samples.
+
+        Returns:
+            The metrics without `test/`; empty if nothing was measured, as with
+            `limit_test_batches: 0`.
+        """
+        measured = self.trainer.test(self.model, loader, verbose=False)
+        metrics = measured[0] if measured else {}
+        return {name.removeprefix("test/"): value for name, value in metrics.items()}
+
+    @staticmethod
+    def _names_best(checkpoint: Path) -> bool:
+        """Return True if a checkpoint records another one as the best so far."""
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        records = content.get("callbacks", {}).values()
+        paths = [each.get("best_model_path") for each in records if isinstance(each, dict)]
+        return any(path and Path(path).name == "best.ckpt" for path in paths)
+
     def _check_checkpoints(self, paths: Iterable[Path]) -> None:
         try:
             for path in paths:
@@ -264,6 +299,28 @@ class ExperimentCLI(LightningCLI):
 
     def _dumped(self) -> str:
         return self.parser.dump(self.config)
+
+
+def _trainer_problem(trainer: Any) -> str:
+    """Return what is wrong with settings of the trainer, if anything is."""
+    if trainer.max_steps != -1:
+        return (
+            "Expected `trainer.max_epochs`, because runs continue after whole epochs, got "
+            f"`trainer.max_steps` {trainer.max_steps}"
+        )
+    least = {"max_epochs": 0, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1}
+    for name, minimum in least.items():
+        value = trainer[name]
+        if value is not None and value < minimum:
+            return f"Expected `trainer.{name}` of at least {minimum}, got {value}"
+    if trainer.limit_train_batches == 0:
+        return "Expected `trainer.limit_train_batches` above 0, got 0"
+    if trainer.precision in ("16", 16, "16-true"):
+        return (
+            "Expected `trainer.precision` 16-mixed, bf16-mixed, 32-true or 64-true, got "
+            f"{trainer.precision}: half precision alone does not hold the norms of batches"
+        )
+    return ""
 
 
 class PointCloudCLI(ExperimentCLI):

@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
-from ccnn_geo.files import atomic_write, locked
+from ccnn_geo.files import atomic_write, locked, remove_unfinished
 from ccnn_geo.training.settings import comparable_settings, read_settings
 
 __all__ = ["claim_folder", "find_folder"]
 
 _CONFIG, _RESULTS = "config.yaml", "results.json"
+_CHECKPOINTS = ("best.ckpt", "last.ckpt")
 _OWN_FILES = (_CONFIG, ".lock.owner", ".lock")
 
 
@@ -30,6 +31,8 @@ def find_folder(first: Path, config: str) -> Path:
     settings = comparable_settings(yaml.safe_load(config))
     for number in count(1):
         folder = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        if not folder.exists():  # an error here would be the same for every folder
+            break
         try:
             if _fits(folder, settings):
                 break
@@ -56,6 +59,7 @@ def claim_folder(first: Path, config: str) -> Iterator[Path]:
         with locked(folder, timeout=0, setting="trainer.default_root_dir"):
             if not _fits(folder, settings):
                 continue  # another process has just used it
+            remove_unfinished(folder)
             with atomic_write(folder / _CONFIG) as file:
                 file.write(config.encode())
             try:
@@ -69,9 +73,13 @@ def _fits(folder: Path, settings: dict[str, Any]) -> bool:
     """Return True if a run of these settings can begin or go on in a folder.
 
     Raises:
-        ValueError: If the settings of an earlier run are damaged.
+        ValueError: If the settings of an earlier run are damaged, or missing beside its results.
+        OSError: If the folder cannot be read.
     """
     if not (folder / _CONFIG).exists():
+        found = [name for name in (_RESULTS, *_CHECKPOINTS) if (folder / name).exists()]
+        if found:
+            raise ValueError(f"expected {_CONFIG} beside {', '.join(found)}, got none")
         return True
     earlier = comparable_settings(read_settings(folder / _CONFIG))
     return earlier == settings and not (folder / _RESULTS).exists()

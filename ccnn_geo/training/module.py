@@ -30,6 +30,10 @@ from ccnn_geo.training.optim import parameter_groups, warmup_cosine
 __all__ = ["CCNNModule"]
 
 
+_STEP = 1
+"""Keeps the seeds of steps apart from those of samples."""
+
+
 class CCNNModule(pl.LightningModule):
     """Base class of LightningModules that train a `CCNN` as in the paper.
 
@@ -228,7 +232,7 @@ class CCNNModule(pl.LightningModule):
         that is resumed after any epoch draws the same masks as a run that was never interrupted,
         and ends with the same weights.
         """
-        key = (self.seed, self.global_rank, self.current_epoch, batch_idx)
+        key = (_STEP, self.seed, self.global_rank, self.current_epoch, batch_idx)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -275,25 +279,30 @@ class CCNNModule(pl.LightningModule):
             sync_dist=True,
         )
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups of the optimizer, see `training.parameter_groups`."""
+        return parameter_groups(
+            self.network,
+            learning_rate=self.learning_rate,
+            window_lr_ratio=self.window_lr_ratio,
+            weight_decay=self.weight_decay,
+        )
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW and its schedule, `warmup_cosine`, which is updated after every step.
 
         Raises:
             ValueError: If the trainer has neither `max_epochs` nor `max_steps`.
         """
-        groups = parameter_groups(
-            self.network,
-            learning_rate=self.learning_rate,
-            window_lr_ratio=self.window_lr_ratio,
-            weight_decay=self.weight_decay,
-        )
-        optimizer = AdamW(groups)
+        optimizer = AdamW(self.parameter_groups())
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise ValueError(
                 "Expected a trainer with `max_epochs` or `max_steps`: the learning rate falls to "
                 "zero at the end"
             )
+        if total == 0:
+            raise ValueError("Expected a trainer with training batches, got limits that leave none")
         self.trainer.fit_loop.setup_data()
         batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         warmup = min(round(self.warmup_epochs * math.ceil(batches)), int(total) // 2)

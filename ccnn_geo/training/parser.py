@@ -33,7 +33,8 @@ class ExperimentParser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, parser_mode=_MODE, epilog=_WARNING, **kwargs)
+        # jsonargparse makes parsers of this class for a `class_path`, and passes the mode on.
+        super().__init__(*args, **{"parser_mode": _MODE, "epilog": _WARNING, **kwargs})
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration file; whatever is wrong with it is a usage error."""

@@ -22,6 +22,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 __all__ = ["ConfusionMatrix", "RunReport"]
 
 
+_DATASETS = "ccnn_geo/datasets/"
 _PACKAGES = ("ccnn_geo", "numpy", "pytorch-lightning", "torch", "torch_geometric")
 
 
@@ -39,16 +40,27 @@ class RunReport(Callback):
         self.history: list[dict[str, float]] = []
         self.code = [code_checksum()]
         self._started = 0.0
+        self._validated = False
         self._earlier_peak: dict[str, float] = {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
+        self._validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that the metrics of the validation are those of this epoch."""
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the epoch, and print a line about it."""
         seconds = time.perf_counter() - self._started
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # Metrics of the last validation stay until the next one.
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if self._validated or not name.startswith("val/")
+        }
         self.history.append({"epoch": trainer.current_epoch, "seconds": seconds, **metrics})
         line = [f"epoch {trainer.current_epoch + 1:3}: {seconds:6.1f} s"]
         monitor = getattr(pl_module, "monitor", "accuracy")
@@ -147,8 +159,10 @@ def code_checksum() -> str:
         spec = find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():
             for path in sorted(Path(folder).rglob("*")):
-                if path.suffix in (".py", ".cpp", ".h"):
-                    digest.update(f"{package}/{path.relative_to(folder).as_posix()}".encode())
+                # Once installed, the data sets lie inside the package.
+                inside = f"{package}/{path.relative_to(folder).as_posix()}"
+                if path.suffix in (".py", ".cpp", ".h") and not inside.startswith(_DATASETS):
+                    digest.update(inside.encode())
                     digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

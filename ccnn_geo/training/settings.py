@@ -16,7 +16,10 @@ MAX_CHARACTERS = 2**16
 _MAX_VALUES = 10_000
 _MAX_DEPTH = 50
 # Settings that do not affect the result, and may differ when a run is resumed.
-_FREE = {"config", "name", "data.num_workers", "trainer.enable_progress_bar"}
+_FREE = {
+    "config", "name", "data.num_workers", "trainer.default_root_dir",
+    "trainer.enable_progress_bar",
+}  # fmt: skip
 
 
 def check_yaml(text: str) -> None:

@@ -39,8 +39,6 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
     cloud gets a new random subset of its points and new augmentation. Both, and the order of the
     clouds, depend only on `seed` and the epoch, so that neither the number of workers nor
     interruptions change a training. The points of validation and test clouds are always the same.
-    With several processes, the last evaluation batches are padded with clouds of other processes;
-    evaluate in one process for exact metrics.
 
     After `setup`, the data sets are `train_dataset`, `val_dataset` and `test_dataset`, described by
     `num_features`, `num_classes`, `class_names` and `split_sizes`.

@@ -8,6 +8,7 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
 from ccnn_geo.datasets import EpochSampler, PointCloudDataset, PointCloudFolder
+from ccnn_geo.datasets.epochs import UnrepeatedSampler
 from ccnn_geo.datasets.point_clouds.cache import Clouds
 from ccnn_geo.datasets.splits import stratified_holdout, stratified_subset
 from ccnn_geo.transforms.augment import GaussianJitter
@@ -155,6 +156,11 @@ class TestEpochSampler:
         shares = [[index for _, index in sampler] for sampler in samplers]
         assert [len(share) for share in shares] == [4, 4, 4]
         assert set(sum(shares, [])) == set(range(10))
+
+    def test_processes_share_the_evaluation_without_repetition(self):
+        samplers = [UnrepeatedSampler(make(), 3, rank) for rank in range(3)]
+        assert [list(sampler) for sampler in samplers] == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+        assert [len(sampler) for sampler in samplers] == [4, 3, 3]
 
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_batches_depend_neither_on_workers_nor_on_earlier_epochs(self, num_workers):

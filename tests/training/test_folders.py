@@ -118,3 +118,28 @@ def test_the_folder_of_a_run_that_has_just_ended_is_not_used_again(first, monkey
     monkeypatch.setattr("ccnn_geo.training.folders.locked", locked_at_its_end)
     with claim_folder(first, CONFIG) as folder:
         assert folder == first.with_name("seed0-2")
+
+
+def test_results_without_settings_are_left_alone(first, caplog):
+    first.mkdir(parents=True)
+    (first / "results.json").write_text("{}")
+    with caplog.at_level(logging.INFO), claim_folder(first, CONFIG) as folder:
+        assert folder == first.with_name("seed0-2")
+    assert "expected config.yaml beside results.json, got none" in caplog.text
+    assert (first / "results.json").read_text() == "{}"
+
+
+def test_a_folder_that_cannot_be_looked_into_is_an_error(first, monkeypatch):
+    def refuse(self, **_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        find_folder(first, CONFIG)
+
+
+def test_what_a_killed_write_left_is_removed(first):
+    put(first, CONFIG, "last.ckpt", ".last.ckpt.0123.tmp")
+    with claim_folder(first, CONFIG) as folder:
+        assert sorted(path.name for path in folder.glob("*.ckpt")) == ["last.ckpt"]
+        assert not list(folder.glob(".*.tmp"))

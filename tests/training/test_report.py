@@ -1,6 +1,8 @@
 """The report of a run: its confusion matrix."""
 
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch_geometric.loader import DataLoader
 
 pytest.importorskip("pytorch_lightning", reason="the extra `train` is missing")
 
+from ccnn_geo.training import report  # noqa: E402
 from ccnn_geo.training.report import ConfusionMatrix  # noqa: E402
 from training_helpers import CLASSES, tiny_classifier, trainer  # noqa: E402
 
@@ -47,3 +50,20 @@ def test_of_very_many_classes_is_left_out_with_a_word(caplog):
     test = trainer(callbacks=confusion)
     test.test(tiny_classifier(), DataLoader(clouds(3), batch_size=3), verbose=False)
     assert confusion.counts is None
+
+
+def test_the_checksum_does_not_depend_on_where_the_data_sets_lie(tmp_path, monkeypatch):
+    def layout(name: str, data: Path) -> str:
+        core = tmp_path / name / "ccnn_geo"
+        for path, text in ((core / "a.py", "a"), (data / "b.py", "b")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        folders = {"ccnn_geo": core, "ccnn_geo.datasets": data}
+        spec = SimpleNamespace
+        monkeypatch.setattr(
+            report, "find_spec", lambda package: spec(submodule_search_locations=[folders[package]])
+        )
+        return report.code_checksum.__wrapped__()
+
+    beside = layout("editable", tmp_path / "editable" / "datasets")
+    assert layout("wheel", tmp_path / "wheel" / "ccnn_geo" / "datasets") == beside
