@@ -21,7 +21,8 @@ from tables import percent, show_report, show_table
 from ccnn_geo.datasets import PartSegmentationDataModule, SceneDataModule
 from ccnn_geo.pretrained.labelling import SceneLabeller
 from ccnn_geo.training.cli import SegmentationCLI
-from ccnn_geo.training.segmenter import CCNNSegmenter, segmentation_scores
+from ccnn_geo.training.scores import segmentation_scores
+from ccnn_geo.training.segmenter import CCNNSegmenter
 
 DEFAULTS = {
     "network.hidden_channels": 32,
@@ -59,9 +60,8 @@ class TaskCLI(SegmentationCLI):
     def label_scenes(self) -> list[dict[str, Any]]:
         """Label every point of the test scans, as the command `segment` does."""
         data = self.datamodule
-        labeller = SceneLabeller(
-            self.model.network, data.tiling, data.features, device=self.model.device
-        )
+        network, device = self.model.network, self.model.device
+        labeller = SceneLabeller(network, data.tiling, data.features, device=device)
         rows = []
         for name, scene in data.test_scenes.items():
             labels = labeller.label(scene, name=name, progress=True).labels

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from ccnn_geo.commands import build, export, info, plot, predict, train
+from ccnn_geo.commands import build, export, info, plot, predict, segment, train
 from ccnn_geo.commands.terminal import complain
 
 _COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
+    "segment": segment,
     "info": info,
     "train": train,
     "export": export,

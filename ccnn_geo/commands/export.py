@@ -132,6 +132,7 @@ def _card(
     from ccnn_geo.nn import ModelCard
 
     settings = results["settings"]
+    labels_points = "mean_iou" in (results["test"] or results["val"] or {})
     training = {key: results[key] for key in ("split_sizes", "seed", "epochs", "versions")}
     training["data_set"] = data_set or results["data_set"]
     training["settings"] = {
@@ -142,19 +143,35 @@ def _card(
     return ModelCard.from_json(
         {
             "classes": results["classes"],
-            "preprocessing": {
-                "num_points": settings["data.num_points"],
-                "features": list(_FEATURES[channels]),
-                "normalize": settings["data.normalize"],
-                "points_per_mesh": settings["data.points_per_mesh"],
-            },
+            "preprocessing": _preprocessing(settings, channels),
+            "task": "segmentation" if labels_points else "classification",
             "description": description,
             "training": training,
             "accuracy": {
-                split: round(results[split]["accuracy"], 4)
+                split if name == "accuracy" else f"{split} {name}": round(results[split][name], 4)
                 for split in ("val", "test")
-                if results[split]
+                for name in ("accuracy", "mean_iou", "instance_iou")
+                if name in (results[split] or {})
             },
             "license": license,
         }
     )
+
+
+def _preprocessing(settings: dict[str, Any], channels: int) -> dict[str, Any]:
+    """Return how the data of a run were prepared.
+
+    Raises:
+        ValueError: If the category of an object was an input, which files do not tell.
+    """
+    if "data.radius" in settings:
+        names = ("radius", "voxel_size", "num_points", "shape", "features")
+        return {name: settings[f"data.{name}"] for name in names}
+    if settings.get("data.category_input"):
+        raise ValueError("expected a network without the category of the object as an input")
+    return {
+        "num_points": settings["data.num_points"],
+        "features": list(_FEATURES[channels]),
+        "normalize": settings["data.normalize"],
+        "points_per_mesh": settings["data.points_per_mesh"],
+    }

@@ -79,7 +79,7 @@ def _devices() -> dict[str, str]:
 
 
 def _weights() -> dict[str, dict[str, Any]]:
-    from ccnn_geo.pretrained.predictor import DEFAULT_WEIGHTS
+    from ccnn_geo.pretrained import labelling, predictor
     from ccnn_geo.pretrained.storage import find_pretrained, pretrained_names, read_pretrained
 
     weights = {}
@@ -89,13 +89,18 @@ def _weights() -> dict[str, dict[str, Any]]:
         weights[name] = {
             "parameters": content["parameters"],
             **{key: content["card"][key] for key in keys},
-            "default": name == DEFAULT_WEIGHTS,
+            "task": content["card"].get("task", "classification"),
+            "default": name in (predictor.DEFAULT_WEIGHTS, labelling.DEFAULT_WEIGHTS),
         }
     return weights
 
 
 def _one_line(weights: dict[str, Any]) -> str:
-    parts = [f"{weights['parameters']:,} parameters", f"{len(weights['classes'])} classes"]
+    parts = [
+        weights["task"],
+        f"{weights['parameters']:,} parameters",
+        f"{len(weights['classes'])} classes",
+    ]
     parts += [f"{value:.1%} of {split}" for split, value in weights["accuracy"].items()]
     parts += [weights["license"], weights["description"]]
     return ", ".join(parts) + " (default)" * weights["default"]

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ccnn_geo.commands.inputs import (
+    add_input_arguments,
+    check_device,
+    check_page,
+    expand,
+    message,
+)
 from ccnn_geo.commands.terminal import complain, write
 from ccnn_geo.text import printable
 
@@ -30,18 +35,12 @@ _PAGE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    parser.add_argument(
-        "files",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="a mesh (off, ply, obj, stl), a cloud (ply, pcd, xyz, txt, npy, npz), or a folder "
+    add_input_arguments(
+        parser,
+        files="a mesh (off, ply, obj, stl), a cloud (ply, pcd, xyz, txt, npy, npz), or a folder "
         "that is searched for such files; hidden files and folders are skipped",
-    )
-    parser.add_argument(
-        "--weights",
-        metavar="NAME_OR_FOLDER",
-        help="trained weights: a name listed by `info`, or a folder (default: see `info`)",
+        html="also write an interactive page, with the points coloured by their importance: the "
+        "decrease of the log-odds of the most likely class when they are left out",
     )
     parser.add_argument(
         "--top", type=_positive, default=5, metavar="N", help="classes to show (default: 5)"
@@ -53,40 +52,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="random subsets of the points to average over (default: 4)",
     )
-    parser.add_argument(
-        "--device", default="cpu", help="where the network runs: cpu, cuda, ... (default: cpu)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="also write an interactive page, with the points coloured by their importance: the "
-        "decrease of the log-odds of the most likely class when they are left out",
-    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Classify the files and return the exit code."""
+    from ccnn_geo.datasets.io.readers import geometry_files
     from ccnn_geo.pretrained.predictor import DEFAULT_WEIGHTS, Classifier
 
-    _check_device(options.device)
+    check_device(options.device)
     if options.html is not None:
-        _check_output(options.html)
+        check_page(options.html)
     classifier = Classifier.from_pretrained(
         options.weights or DEFAULT_WEIGHTS, views=options.views, device=options.device
     )
     report: list[dict[str, Any]] = []
     predictions: list[tuple[Path, Prediction]] = []
     for path in options.files:
-        for file in _files(path):
+        for file in expand(path, geometry_files):
             try:
                 prediction, entry = _classify(classifier, file, options.top)
             except Exception as error:  # one bad file does not stop the others
                 if options.debug:
                     raise
-                entry = {"file": str(file), "error": _message(file, error)}
+                entry = {"file": str(file), "error": message(file, error)}
                 complain(f"error: {printable(entry['error'])}")
             else:
                 predictions.append((file, prediction))
@@ -98,13 +87,6 @@ def run(options: argparse.Namespace) -> int:
     if options.html is not None and predictions:
         _write_page(options.html, classifier, predictions, options.top)
     return int(len(predictions) < len(report))
-
-
-def _files(path: Path) -> list[Path]:
-    """Return the files in a folder, or the path itself if it is none or has none."""
-    from ccnn_geo.datasets.io.readers import geometry_files
-
-    return (geometry_files(path) if os.path.isdir(path) else []) or [path]
 
 
 def _classify(classifier: Classifier, file: Path, top: int) -> tuple[Prediction, dict[str, Any]]:
@@ -159,33 +141,6 @@ def _write_page(
             )
         )
     write_page(page, figures, title="Importance of the points", text=_PAGE)
-
-
-def _check_output(file: Path) -> None:
-    """Check that the page can be drawn and written, before anything is computed."""
-    from ccnn_geo.visualization.interactive import require_plotly
-
-    require_plotly()
-    if file.is_dir():
-        raise IsADirectoryError(f"{file}: expected a file for the page, got a folder")
-    try:
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise OSError(f"{file}: the page cannot be written ({error.strerror})") from error
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"Expected `--device` to be one that `info` lists, got {name!r}")
-
-
-def _message(file: Path, error: Exception) -> str:
-    known = isinstance(error, (ImportError, OSError, ValueError))
-    text = str(error) if known else f"{type(error).__name__}: {error}"
-    return text if str(file) in text else f"{file}: {text}"
 
 
 def _positive(text: str) -> int:

@@ -15,7 +15,7 @@ from ccnn_geo.datasets.io.readers import Geometry
 from ccnn_geo.datasets.point_clouds.sampling import Normalization, Sampling
 from ccnn_geo.nn import CCNN
 from ccnn_geo.ops import compensate_density
-from ccnn_geo.pretrained.card import ModelCard
+from ccnn_geo.pretrained.card import ModelCard, Preprocessing
 from ccnn_geo.transforms.functional import subset_indices
 from ccnn_geo.transforms.mesh import StackFeatures
 
@@ -77,7 +77,7 @@ class Classifier:
         self.views = views
         self.seed = seed
         self.device = torch.device(device)
-        recipe = self.card.preprocessing
+        self._recipe = recipe = cast(Preprocessing, self.card.preprocessing)
         self._stack = StackFeatures(recipe.features)
         self._sampling = Sampling(
             points_per_mesh=recipe.points_per_mesh,
@@ -114,7 +114,7 @@ class Classifier:
         """
         points = self._sampling.clouds(geometry, "cloud")[0].rows
         generator = torch.Generator().manual_seed(self.seed)
-        whole = len(points) <= self.card.preprocessing.num_points
+        whole = len(points) <= self._recipe.num_points
         views = [points[self._view(points, generator)] for _ in range(1 if whole else self.views)]
         probabilities = self._log_probabilities(views, len(points)).exp().mean(dim=0)
         order = probabilities.argsort(descending=True).tolist()
@@ -168,7 +168,7 @@ class Classifier:
         return total / rounds
 
     def _view(self, points: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        wanted = self.card.preprocessing.num_points
+        wanted = self._recipe.num_points
         return subset_indices(len(points), wanted, generator).numpy()
 
     @torch.inference_mode()
@@ -176,7 +176,7 @@ class Classifier:
         """Return log-probabilities of views of a cloud of `num_points`, `[B, classes]`, float64."""
         batch = Batch.from_data_list([self._stack(_data(cloud)) for cloud in clouds])
         batch = batch.to(self.device)
-        density = min(1.0, num_points / self.card.preprocessing.num_points)
+        density = min(1.0, num_points / self._recipe.num_points)
         neighbors, weight = compensate_density(
             batch.pos,
             batch.batch,
@@ -195,7 +195,7 @@ class Classifier:
         return logits.double().log_softmax(dim=-1).cpu()
 
     def _notes(self, geometry: Geometry, points: np.ndarray) -> tuple[str, ...]:
-        recipe = self.card.preprocessing
+        recipe = self._recipe
         notes = []
         if len(points) < recipe.num_points:
             notes.append(
@@ -215,17 +215,31 @@ def _checked_card(model: CCNN) -> ModelCard:
             "Expected a model with a card, which describes its classes and preprocessing, got one "
             "without"
         )
+    if card.task != "classification" or model.readout is None:
+        raise ValueError(
+            "Expected weights that classify clouds, got weights that label every point: use "
+            "`Labeller`, or `python -m ccnn_geo segment`"
+        )
     if len(card.classes) != model.out_channels or len(card.classes) < 2:
         raise ValueError(
             f"Expected names of {model.out_channels} classes on the card, got {len(card.classes)}"
         )
-    unknown = set(card.preprocessing.features) - _FEATURES
-    if unknown or 3 * len(card.preprocessing.features) != model.in_channels:
-        raise ValueError(
-            f"Expected `features` among {sorted(_FEATURES)} that make {model.in_channels} "
-            f"channels, got {card.preprocessing.features}"
-        )
+    check_point_features(card, model.in_channels)
     return card
+
+
+def check_point_features(card: ModelCard, channels: int) -> None:
+    """Check that the features on a card of clouds are positions or normals, and fit the channels.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    features = card.preprocessing.features
+    if set(features) - _FEATURES or 3 * len(features) != channels:
+        raise ValueError(
+            f"Expected `features` among {sorted(_FEATURES)} that make {channels} channels, got "
+            f"{features}"
+        )
 
 
 def _data(points: np.ndarray) -> Data:

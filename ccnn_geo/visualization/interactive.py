@@ -19,7 +19,14 @@ from ccnn_geo.text import printable
 from ccnn_geo.transforms.voxels import open3d_voxels
 from ccnn_geo.visualization.figures import kernel_reach, kernel_values, strongest_channels
 
-__all__ = ["cloud_figure", "kernel_volume", "require_plotly", "show_voxels", "write_page"]
+__all__ = [
+    "cloud_figure",
+    "kernel_volume",
+    "labels_figure",
+    "require_plotly",
+    "show_voxels",
+    "write_page",
+]
 
 _POINTS = 25
 
@@ -70,7 +77,6 @@ def cloud_figure(pos: np.ndarray, values: np.ndarray, *, title: str, unit: str) 
     Raises:
         ImportError: If plotly is not installed.
     """
-    go = require_plotly()
     limit = float(np.abs(values).max(initial=0)) or 1.0
     marker = {
         "size": 3,
@@ -81,18 +87,62 @@ def cloud_figure(pos: np.ndarray, values: np.ndarray, *, title: str, unit: str) 
         "cmax": limit,
         "colorbar": {"title": unit},
     }
+    return _scatter([{"pos": pos, "marker": marker}], title)
+
+
+def labels_figure(
+    pos: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: Sequence[str],
+    colors: np.ndarray,
+    title: str,
+) -> Any:
+    """Draw a cloud with its points coloured by class; the legend shows and hides classes.
+
+    Args:
+        pos: Positions, `[N, 3]`.
+        labels: Class of every point, `[N]`.
+        classes: Names of the classes.
+        colors: Colours of the classes, 0 to 255, `[C, 3]`.
+        title: Lines of plain text above the cloud.
+
+    Raises:
+        ImportError: If plotly is not installed.
+    """
+    center = pos.mean(axis=0)  # georeferenced coordinates would lose digits in a browser
+    groups = [
+        {
+            "pos": pos[labels == number] - center,
+            "marker": {"size": 2, "color": f"rgb({red}, {green}, {blue})"},
+            "name": html.escape(printable(name)),
+        }
+        for number, (name, (red, green, blue)) in enumerate(zip(classes, colors, strict=True))
+    ]
+    return _scatter(groups, title)
+
+
+def _scatter(groups: Sequence[dict[str, Any]], title: str) -> Any:
+    """Draw groups of points in space, each with a marker and, optionally, a name."""
+    go = require_plotly()
     lines = [html.escape(printable(line)) for line in title.split("\n")]
-    x, y, z = pos.T
-    figure = go.Figure(go.Scatter3d(x=x, y=y, z=z, mode="markers", marker=marker))
-    axis = {"visible": False}
+    figure = go.Figure()
+    for group in groups:
+        x, y, z = group["pos"].T
+        figure.add_trace(
+            go.Scatter3d(
+                x=x, y=y, z=z, mode="markers", marker=group["marker"], name=group.get("name")
+            )
+        )
     figure.update_layout(
         title="<br>".join(lines),
         # Points of values near 0 are white.
         scene={
-            **dict.fromkeys(("xaxis", "yaxis", "zaxis"), axis),
+            **dict.fromkeys(("xaxis", "yaxis", "zaxis"), {"visible": False}),
             "aspectmode": "data",
             "bgcolor": "rgb(230, 230, 230)",
         },
+        legend={"itemsizing": "constant"},
         margin={"t": 20 + 20 * len(lines), "b": 0, "l": 0, "r": 0},
         height=600,
     )

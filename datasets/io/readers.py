@@ -92,14 +92,23 @@ def read_geometry(path: Path | str, *, allow_faceless: bool = False) -> Geometry
 
 
 def geometry_files(folder: Path) -> list[Path]:
-    """Return the files below a folder with a suffix that `read_geometry` supports, sorted.
+    """Return the files below a folder that `read_geometry` supports, see `files_below`."""
+    return files_below(folder, SUFFIXES)
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Return the files below a folder with some suffixes, sorted.
 
     Hidden files and the content of hidden folders, such as caches, are omitted.
+
+    Args:
+        folder: The folder.
+        suffixes: Suffixes in lower case.
     """
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )

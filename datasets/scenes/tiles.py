@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.spatial import cKDTree
 
-__all__ = ["Tiling", "TileShape", "thinned"]
+__all__ = ["TileShape", "Tiling", "random_parts", "thinned"]
 
 TileShape = Literal["column", "sphere"]
 
@@ -103,18 +103,31 @@ class Tiling:
         return low + (cells + 0.5) * self.radius
 
     def parts(self, index: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
-        """Divide the points of a tile at random into parts of about equal size.
+        """Divide the points of a tile at random into parts of `num_points`, see `random_parts`."""
+        return random_parts(index, self.num_points, generator)
 
-        Args:
-            index: Points of the tile, `[M]`.
-            generator: Generator of the division.
 
-        Yields:
-            Ascending indices, at most `num_points`, of which every point is in one part.
-        """
-        count = -(-len(index) // self.num_points)
-        for part in np.array_split(generator.permutation(index), max(count, 1)):
-            yield np.sort(part)
+def random_parts(
+    index: np.ndarray, size: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Divide points at random into parts of one size, so that their density is the same.
+
+    Args:
+        index: The points, `[M]`.
+        size: Number of points in a part.
+        generator: Generator of the division.
+
+    Yields:
+        Ascending indices, `size` of them, or all points if there are fewer. Every point is in at
+        least one part; those that fill up the last part are in two.
+    """
+    count = -(-len(index) // size)
+    order = generator.permutation(index)
+    rest = count * size - len(index)
+    if 0 < rest < size and count > 1:
+        order = np.concatenate([order, order[:rest]])
+    for number in range(max(count, 1)):
+        yield np.sort(order[number * size : (number + 1) * size])
 
 
 def thinned(points: np.ndarray, voxel_size: float) -> np.ndarray:
