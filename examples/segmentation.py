@@ -41,7 +41,7 @@ PARTS = {
     "data.features": "pos",
     "data.random_scale": True,
 }
-SCENES = {"network.num_neighbors": 24, "model.class_weights": "balanced"}
+SCENES = {"network.num_neighbors": 24}
 TASKS = {"parts": (PartSegmentationDataModule, PARTS), "scenes": (SceneDataModule, SCENES)}
 
 

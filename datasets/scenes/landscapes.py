@@ -86,7 +86,7 @@ def _trees(
     generator: Generator, terrain: _Terrain, side: float, density: float, aerial: bool
 ) -> list[tuple[np.ndarray, int]]:
     count = generator.poisson(np.exp(generator.uniform(np.log(0.003), np.log(0.05))) * side**2)
-    tallest = generator.uniform(6, 35)
+    tallest = generator.uniform(6, 38)
     conifers = generator.random()
     trees = []
     for place in generator.uniform(0, side, size=(count, 2)):
@@ -104,7 +104,7 @@ def _tree(
     spread = (
         height * generator.uniform(0.08, 0.18) if conifer else height * generator.uniform(0.15, 0.3)
     )
-    base = height * generator.uniform(0.1, 0.5)
+    base = height * generator.uniform(0.1, 0.75)
     count = int(density * np.pi * spread**2 * generator.uniform(1.5, 4.0)) + 5
     # Leaves gather in clumps around branches, which fill the outer part of the crown.
     clumps = max(5, int(generator.uniform(15, 60)))
@@ -139,9 +139,9 @@ def _tree(
 def _objects(
     generator: Generator, terrain: _Terrain, side: float, density: float
 ) -> list[tuple[np.ndarray, int]]:
-    """Return the points of poles, boxes, walls, people, bushes and huts."""
-    makers = (_pole, _bench, _car, _wall, _person, _bush, _hut)
-    count = generator.poisson(generator.uniform(0, 0.01) * side**2)
+    """Return the points of poles, benches, cars, walls, people, hedges and huts."""
+    makers = (_pole, _bench, _car, _wall, _person, _hedge, _hut)
+    count = generator.poisson(generator.uniform(0, 0.006) * side**2)
     objects = []
     for place in generator.uniform(0, side, size=(count, 2)):
         made = makers[generator.integers(len(makers))](generator, density)
@@ -193,11 +193,10 @@ def _person(generator: Generator, density: float) -> np.ndarray:
     return points * (0.25, 0.2, high / 2) + (0, 0, high / 2)
 
 
-def _bush(generator: Generator, density: float) -> np.ndarray:
-    size = generator.uniform(0.3, 1.0)
-    points = generator.normal(0, 0.45, (int(6 * density * size**2) + 8, 3)) * size
-    points[:, 2] = np.abs(points[:, 2])
-    return points
+def _hedge(generator: Generator, density: float) -> np.ndarray:
+    size = generator.uniform((1.0, 0.5, 0.5), (6.0, 1.5, 2.5))
+    hedge = _box(generator, size, density)
+    return hedge + generator.normal(0, 0.15, hedge.shape)
 
 
 def _hut(generator: Generator, density: float) -> np.ndarray:
