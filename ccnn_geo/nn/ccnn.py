@@ -19,8 +19,10 @@ from ccnn_geo.nn.kernels import KernelNetwork
 from ccnn_geo.nn.penalty import kernel_penalty
 from ccnn_geo.nn.pointwise import ChannelDropout, PointwiseLinear, compare_pairs, reset_linear
 from ccnn_geo.nn.tokens import TokenEmbedding
-from ccnn_geo.ops import Neighborhood
+from ccnn_geo.ops import Neighborhood, quadrature_weights
+from ccnn_geo.ops.neighbor_search import neighbors_within
 from ccnn_geo.ops.nufft_conv import check_tolerance
+from ccnn_geo.ops.scalars import is_positive
 from ccnn_geo.pretrained.model import PretrainedModule, remember_arguments
 
 Evaluation = Literal["neighbors", "nufft"]
@@ -73,6 +75,11 @@ class CCNN(PretrainedModule):
         pairs: If True, two consecutive clouds or grids form a pair that is classified together, by
             their pooled features u, v, u * v and u - v (`Tay et al. 2021
             <https://arxiv.org/abs/2011.04006>`_).
+        radius: Distance within which all points of a cloud are neighbours, in the unit of `extent`,
+            instead of the `num_neighbors` nearest: for clouds of varying density.
+        density: Points per unit of area (of length for D = 1) of clouds whose points have the
+            weight 1. If given, `ops.quadrature_weights` follow from the local density, so that
+            sums over points approximate the same integrals for clouds of any density.
 
     Shapes:
         - **input:** features `[N, C_in]`, positions `[N, D]` in the unit of `extent`, clouds `[N]`;
@@ -116,6 +123,8 @@ class CCNN(PretrainedModule):
         bandlimit: Bandlimit = None,
         num_embeddings: int | None = None,
         pairs: bool = False,
+        radius: float | None = None,
+        density: float | None = None,
     ) -> None:
         super().__init__()
         if num_blocks < 1:
@@ -139,6 +148,8 @@ class CCNN(PretrainedModule):
         self.tolerance = check_tolerance(tolerance)
         check_bandlimit(bandlimit, dim)
         self.bandlimit = bandlimit
+        self.radius = _positive("radius", radius)
+        self.density = _positive("density", density)
         self.num_embeddings = num_embeddings
         self.pairs = pairs
 
@@ -249,12 +260,13 @@ class CCNN(PretrainedModule):
             batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
             pos: Positions, `[N, D]`.
             edge_index: The graph if it is known already, `[2, E]` in any order; unless given, the
-                `num_neighbors` nearest neighbours, found once for all layers.
+                points within `radius`, or the `num_neighbors` nearest, found once for all layers.
             period: Length of the periodic box that all clouds lie in or a grid fills, in the unit
                 of `extent`, a number, or one per axis with None for axes that are not periodic; at
                 least twice the reach of every kernel. See `CKConvMP.grid` and `knn_graph`.
-            weight: Quadrature weight of every point, `[N]`, or cell, `[*S]` or `[B, *S]`; on a grid
-                it follows from the spacing unless given, see `CKConvMP.grid`.
+            weight: Quadrature weight of every point, `[N]`, or cell, `[*S]` or `[B, *S]`. Unless
+                given, it follows on a grid from the spacing, see `CKConvMP.grid`, and on points
+                from `density`. The mean over points that is a readout has the same weights.
             batch_size: Number of clouds, B; avoids a synchronisation on a GPU.
             spacing: Step of the grid in the unit of `extent`, unless it is the step of the grids
                 that the network is made for.
@@ -386,14 +398,29 @@ class CCNN(PretrainedModule):
         **options: Any,
     ) -> AllPoints | Points:
         options |= {"dim": self.dim, "channels": self.stem.in_channels}
+        if self.density is not None and options.get("weight") is None:
+            period = options["period"]
+            options["weight"] = quadrature_weights(
+                pos, batch, dim=min(2, self.dim), density=self.density, period=period
+            )
         if evaluation == "nufft":
             return all_points_domain(x, pos, batch, tolerance=tolerance, **options)
-        graph = self.num_neighbors if edge_index is None else edge_index
+        graph: int | Tensor | Neighborhood = self.num_neighbors
+        if edge_index is not None:
+            graph = edge_index
+        elif self.radius is not None:
+            graph = neighbors_within(pos, self.radius, batch, period=options["period"])
         return points_domain(x, pos, batch, graph, **options)
 
     def extra_repr(self) -> str:
         """Show what the layers would not."""
         return f"num_neighbors={self.num_neighbors}, readout={self.readout!r}"
+
+
+def _positive(name: str, value: float | None) -> float | None:
+    if value is not None and not is_positive(value):
+        raise ValueError(f"Expected `{name}` to be positive and finite, got {value!r}")
+    return None if value is None else float(value)
 
 
 def _check_evaluation(evaluation: Evaluation, causal: bool) -> Evaluation:

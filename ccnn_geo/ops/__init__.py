@@ -1,6 +1,6 @@
 """Functions on tensors: neighbour search and the continuous convolution."""
 
-from ccnn_geo.ops.density import compensate_density
+from ccnn_geo.ops.density import compensate_density, quadrature_weights
 from ccnn_geo.ops.grid_conv import grid_conv
 from ccnn_geo.ops.grid_positions import dense_graph, grid_positions
 from ccnn_geo.ops.kernel_support import KernelSupport
@@ -27,6 +27,7 @@ __all__ = [
     "nufft_conv",
     "nyquist_frequency",
     "point_conv",
+    "quadrature_weights",
     "radius_graph",
     "relative_offsets",
     "typical_spacing",

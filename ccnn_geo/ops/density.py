@@ -1,15 +1,66 @@
-"""Compensation for clouds that are denser or sparser than the training clouds."""
+"""Clouds of any density: quadrature weights, and compensation for other densities."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from ccnn_geo.ops.neighbor_backends.checks import check_clouds
-from ccnn_geo.ops.neighbor_search import nearest_neighbors
+from ccnn_geo.ops.neighbor_search import nearest_neighbors, neighbor_distances
 from ccnn_geo.ops.neighborhood import Neighborhood
 from ccnn_geo.ops.point_backends.checks import check_data
-from ccnn_geo.ops.scalars import check_count
+from ccnn_geo.ops.scalars import check_count, is_positive
+
+
+@torch.no_grad()
+def quadrature_weights(
+    pos: Tensor,
+    batch: Tensor | None = None,
+    *,
+    dim: int = 2,
+    density: float = 1.0,
+    num_neighbors: int = 8,
+    period: float | tuple[float | None, ...] | None = None,
+) -> Tensor:
+    r"""Return the share of the volume that every point stands for, from the local density.
+
+    The weight of point i is :math:`\rho_0 V_m r_{ik}^m / k` with the distance :math:`r_{ik}` of
+    its k-th nearest other point and the volume :math:`V_m` of the m-dimensional unit ball: the
+    inverse of the local density, in units of :math:`1 / \rho_0`. With these weights, sums over
+    points approximate integrals, however unevenly the points are distributed (Loftsgaarden and
+    Quesenberry 1965 for the density). No gradients reach the positions.
+
+    Args:
+        pos: Positions, float32 or float64, `[N, D]`.
+        batch: Cloud of every point, sorted, `[N]`; one cloud unless given.
+        dim: Intrinsic dimension of the clouds, m: 2 for points on surfaces.
+        density: Density at which weights are 1 on average, :math:`\rho_0`, in points per unit of
+            m-dimensional volume.
+        num_neighbors: Number of other points, k; of smaller clouds, all points count.
+        period: Length of the periodic box, see `nearest_neighbors`.
+
+    Returns:
+        Weights, `[N]`, in the type of `pos`. A cloud of one point has the weight 1, and points
+        that coincide with k others have 0.
+
+    Raises:
+        TypeError: If a number is not whole; see `nearest_neighbors` for positions and clouds.
+        ValueError: If an argument is not positive; see `nearest_neighbors`.
+    """
+    m, k = check_count("dim", dim), check_count("num_neighbors", num_neighbors)
+    if not is_positive(density):
+        raise ValueError(f"Expected `density` to be positive and finite, got {density!r}")
+    graph = nearest_neighbors(pos, k + 1, batch, period=period)
+    length = neighbor_distances(pos.detach(), graph, period)
+    counts = torch.bincount(graph.target, minlength=len(pos))
+    farthest = length.new_zeros(len(pos)).scatter_reduce(0, graph.target, length, "amax")
+    log_ball = m / 2 * math.log(math.pi) - math.lgamma(m / 2 + 1)
+    volume = math.exp(log_ball) * farthest.double() ** m
+    others = (counts - 1).clamp(min=1)
+    weight = density * volume / others
+    return torch.where(counts > 1, weight, 1.0).to(pos.dtype)
 
 
 def compensate_density(

@@ -186,6 +186,38 @@ def radius_graph(
     return edge_index if flow == "source_to_target" else edge_index.flip(0)
 
 
+def neighbors_within(
+    pos: Tensor,
+    r: float,
+    batch: Tensor | None = None,
+    *,
+    period: float | tuple[float | None, ...] | None = None,
+) -> Neighborhood:
+    """Find all points within a radius of every point in its own cloud, itself among them.
+
+    See `radius_graph` for the arguments and errors.
+
+    Returns:
+        The neighbours of every point.
+    """
+    edges = radius_graph(pos, r, batch, loop=True, period=period)
+    return Neighborhood.from_edge_index(edges, len(pos))
+
+
+def neighbor_distances(
+    pos: Tensor, neighbors: Neighborhood, period: float | tuple[float | None, ...] | None = None
+) -> Tensor:
+    """Return the distance between source and target of every edge of a graph of points, `[E]`.
+
+    Args:
+        pos: Positions, `[N, D]`.
+        neighbors: The graph.
+        period: Length of the periodic box, see `nearest_neighbors`.
+    """
+    lengths = per_axis_period(period, pos.size(1))
+    return _lengths(pos, neighbors.source, neighbors.target, lengths)
+
+
 def _check_radius(r: float, period: Period | None) -> float:
     r = plain(r)
     if not is_positive(r):

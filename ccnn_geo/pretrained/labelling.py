@@ -18,9 +18,8 @@ from ccnn_geo.datasets.io.scenes import Scene
 from ccnn_geo.datasets.scenes.dataset import tile_features
 from ccnn_geo.datasets.scenes.tiles import TileShape, Tiling, random_parts, thinned
 from ccnn_geo.nn import CCNN
-from ccnn_geo.ops import compensate_density
 from ccnn_geo.pretrained.card import Preprocessing, TilePreprocessing
-from ccnn_geo.pretrained.predictor import check_point_features
+from ccnn_geo.pretrained.predictor import check_point_features, compensation
 from ccnn_geo.transforms.functional import (
     NormalizationMethod,
     estimate_normals,
@@ -302,15 +301,8 @@ class ObjectLabeller(Labeller):
 
     def _logits(self, x: Tensor, pos: Tensor, batch: Tensor, sizes: Tensor) -> Tensor:
         density = (sizes.double() / self.preprocessing.num_points).clamp(max=1.0)
-        neighbors, weight = compensate_density(
-            pos,
-            batch,
-            density.to(pos.device),
-            self.network.num_neighbors if self.network.evaluation == "neighbors" else None,
-        )
-        return self.network(
-            x, pos, batch, edge_index=neighbors, weight=weight, batch_size=len(sizes)
-        )
+        adapted = compensation(self.network, pos, batch, density.to(pos.device))
+        return self.network(x, pos, batch, batch_size=len(sizes), **adapted)
 
 
 def _batches(parts: Iterator[list[_Part]], bar: tqdm) -> Iterator[list[_Part]]:

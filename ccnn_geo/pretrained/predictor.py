@@ -14,7 +14,7 @@ from torch_geometric.data import Batch, Data
 from ccnn_geo.datasets.io.readers import Geometry
 from ccnn_geo.datasets.point_clouds.sampling import Normalization, Sampling
 from ccnn_geo.nn import CCNN
-from ccnn_geo.ops import compensate_density
+from ccnn_geo.ops import Neighborhood, compensate_density
 from ccnn_geo.pretrained.card import ModelCard, Preprocessing
 from ccnn_geo.transforms.functional import subset_indices
 from ccnn_geo.transforms.mesh import StackFeatures
@@ -177,20 +177,14 @@ class Classifier:
         batch = Batch.from_data_list([self._stack(_data(cloud)) for cloud in clouds])
         batch = batch.to(self.device)
         density = min(1.0, num_points / self._recipe.num_points)
-        neighbors, weight = compensate_density(
-            batch.pos,
-            batch.batch,
-            torch.full((len(clouds),), density, dtype=torch.float64),
-            self.model.num_neighbors if self.model.evaluation == "neighbors" else None,
-        )
+        densities = torch.full((len(clouds),), density, dtype=torch.float64)
         x = batch.x.to(next(self.model.parameters()).dtype)
         logits = self.model(
             x,
             batch.pos,
             batch.batch,
-            edge_index=neighbors,
-            weight=weight,
             batch_size=len(clouds),
+            **compensation(self.model, batch.pos, batch.batch, densities),
         )
         return logits.double().log_softmax(dim=-1).cpu()
 
@@ -205,6 +199,26 @@ class Classifier:
         if "normal" in recipe.features and geometry.faces is None and geometry.normals is None:
             notes.append("its normals are estimated")
         return tuple(notes)
+
+
+def compensation(
+    model: CCNN, pos: Tensor, batch: Tensor, density: Tensor
+) -> dict[str, Neighborhood | Tensor | None]:
+    """Return graph and weights that make up for another density, as arguments of `CCNN.forward`.
+
+    Networks with a `radius` or a `density` of their own need no other graph or weights.
+
+    Args:
+        model: The network.
+        pos: Positions, `[N, D]`.
+        batch: Cloud of every point, `[N]`.
+        density: Density of every cloud relative to the training clouds, `[B]`.
+    """
+    by_count = model.evaluation == "neighbors" and model.radius is None
+    neighbors, weight = compensate_density(
+        pos, batch, density, model.num_neighbors if by_count else None
+    )
+    return {"edge_index": neighbors, "weight": weight if model.density is None else None}
 
 
 def _checked_card(model: CCNN) -> ModelCard:

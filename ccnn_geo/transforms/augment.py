@@ -147,12 +147,12 @@ class RandomThinning(ShowsOptions):
 
     The share that stays is drawn once per cloud, such that all orders of magnitude are equally
     likely. With the probability `uneven`, the points on one side of a plane through the mean, in a
-    random direction, are thinned further, by a factor of up to `max_factor`.
+    random direction, are thinned further, by a random factor.
 
     Args:
         shares: Smallest and largest share of the points that stays.
         uneven: Probability of an uneven cloud.
-        max_factor: Largest ratio of the densities on both sides.
+        factors: Smallest and largest ratio of the densities on both sides of an uneven cloud.
         min_points: Smallest number of points; clouds with fewer are kept whole.
         generator: Generator; the global one by default.
 
@@ -170,7 +170,7 @@ class RandomThinning(ShowsOptions):
         shares: tuple[float, float] = (0.1, 1.0),
         *,
         uneven: float = 0.0,
-        max_factor: float = 8.0,
+        factors: tuple[float, float] = (1.0, 8.0),
         min_points: int = 16,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -178,31 +178,33 @@ class RandomThinning(ShowsOptions):
             raise ValueError(
                 f"Expected `shares` (low, high) with 0 < low <= high <= 1, got {shares}"
             )
-        if not 0 <= uneven <= 1 or not 1 <= max_factor < math.inf:
-            raise ValueError(
-                f"Expected `uneven` in [0, 1] and `max_factor` >= 1, got {uneven} and {max_factor}"
-            )
+        if not 0 <= uneven <= 1:
+            raise ValueError(f"Expected `uneven` in [0, 1], got {uneven}")
+        if not (len(factors) == 2 and 1 <= factors[0] <= factors[1] < math.inf):
+            raise ValueError(f"Expected `factors` (low, high) with 1 <= low <= high, got {factors}")
         self.shares = shares
         self.uneven = uneven
-        self.max_factor = max_factor
+        self.factors = factors
         self.min_points = check_count("min_points", min_points)
         self.generator = generator
 
     def forward(self, data: Data) -> Data:
         """Thin one cloud."""
         pos = require_tensor(data, "pos")
-        low, high = map(math.log, self.shares)
-        share = math.exp(low + (high - low) * self._draw())
-        keep = torch.full((len(pos),), share)
+        keep = torch.full((len(pos),), self._log_uniform(self.shares))
         if self._draw() < self.uneven:
             direction = torch.randn(pos.size(1), generator=self.generator)
             side = ((pos.cpu().double() - pos.cpu().double().mean(0)) @ direction.double()) > 0
-            keep[side] /= math.exp(math.log(self.max_factor) * self._draw())
+            keep[side] /= self._log_uniform(self.factors)
         # The points with the largest surplus stay, whatever their number.
         surplus = keep - torch.rand(len(pos), generator=self.generator)
         count = max(int((surplus > 0).sum()), min(self.min_points, len(pos)))
         index = surplus.argsort(descending=True)[:count].sort().values
         return select_points(data, index.to(pos.device))
+
+    def _log_uniform(self, bounds: tuple[float, float]) -> float:
+        low, high = map(math.log, bounds)
+        return math.exp(low + (high - low) * self._draw())
 
     def _draw(self) -> float:
         return torch.rand((), generator=self.generator).item()

@@ -8,7 +8,12 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from torch_geometric.transforms import BaseTransform, Compose
 
-from ccnn_geo.transforms.augment import GaussianJitter, RandomRotateZ, RandomScale
+from ccnn_geo.transforms.augment import (
+    GaussianJitter,
+    RandomRotateZ,
+    RandomScale,
+    RandomThinning,
+)
 from ccnn_geo.transforms.mesh import AppendCategory, StackFeatures
 from ccnn_geo.transforms.voxels import Voxelize
 
@@ -71,6 +76,9 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         random_scale: If True, training clouds are scaled by a random factor from 0.8 to 1.25.
         random_jitter: If True, training points are moved by small random steps.
         random_rotate_z: If True, training clouds are rotated about the z axis by a random angle.
+        min_share: Smallest share of the points of a training cloud that the network is given. Below
+            1, the share is random, and half of the clouds are denser on one side, so that the
+            network learns any density; see `RandomThinning`.
         download: If True, ModelNet is downloaded if it is missing.
         cache_dir: Folder of the cache; by default `.ccnn_geo` beside the data.
         num_processes: Number of processes that sample meshes; one per processor by default.
@@ -101,6 +109,7 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         random_scale: bool = False,
         random_jitter: bool = False,
         random_rotate_z: bool = False,
+        min_share: float = 1.0,
         download: bool = True,
         cache_dir: Path | None = None,
         num_processes: int | None = None,
@@ -114,6 +123,8 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
                 "Expected `voxels` >= 1, whose features are their positions, got "
                 f"{voxels} and `features`={features!r}"
             )
+        if not 0 < min_share <= 1:
+            raise ValueError(f"Expected `min_share` above 0 and at most 1, got {min_share}")
         super().__init__(
             Path("data") / name if root is None else Path(root),
             batch_size=batch_size,
@@ -134,6 +145,7 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         self.random_scale = random_scale
         self.random_jitter = random_jitter
         self.random_rotate_z = random_rotate_z
+        self.min_share = min_share
         self.download = download
         self.cache_dir = cache_dir
         self.num_processes = num_processes
@@ -265,7 +277,8 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
             (self.random_scale, RandomScale),
             (self.random_jitter, GaussianJitter),
         ]
-        return [make() for wanted, make in switches if wanted]
+        thin = [RandomThinning((self.min_share, 1.0), uneven=0.5)] if self.min_share < 1 else []
+        return [*thin, *(make() for wanted, make in switches if wanted)]
 
 
 class PartSegmentationDataModule(PointCloudDataModule):

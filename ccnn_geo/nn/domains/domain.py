@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 from torch_geometric.nn import global_max_pool, global_mean_pool
 
@@ -63,6 +64,7 @@ class PointDomain:
 
     source: Tensor
     target: Tensor
+    weight: Tensor | None
     batch: Tensor | None
     batch_size: int | None
 
@@ -84,16 +86,36 @@ class PointDomain:
         return dropout(features, self.batch, self.batch_size)
 
     def pool(self, features: Tensor, readout: Readout) -> Tensor:
-        """Reduce the features of every cloud, `[B, C]`."""
-        return pool_rows(features, readout, self.batch, self.batch_size)
+        """Reduce the features of every cloud, `[B, C]`; means have the quadrature weights."""
+        weight = None if self.weight is None else self.weight[: len(features)]  # without images
+        return pool_rows(features, readout, self.batch, self.batch_size, weight)
 
 
 def pool_rows(
-    rows: Tensor, readout: Readout, batch: Tensor | None, batch_size: int | None
+    rows: Tensor,
+    readout: Readout,
+    batch: Tensor | None,
+    batch_size: int | None,
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """Reduce rows `[N, C]` to one for every element of a batch, `[B, C]`."""
-    pool = global_mean_pool if readout == "mean" else global_max_pool
-    return pool(rows, batch, batch_size)
+    """Reduce rows `[N, C]` to one for every element of a batch, `[B, C]`.
+
+    Args:
+        rows: The rows.
+        readout: `"mean"` or `"max"`.
+        batch: Element of every row, `[N]`.
+        batch_size: Number of elements, B.
+        weight: Weight of every row in a mean, `[N]`; equal by default, and where all are zero.
+    """
+    if readout == "max":
+        return global_max_pool(rows, batch, batch_size)
+    if weight is None:
+        return global_mean_pool(rows, batch, batch_size)
+    column = weight.to(rows.dtype).unsqueeze(-1)
+    total = global_mean_pool(column, batch, batch_size)
+    pooled = global_mean_pool(rows * column, batch, batch_size)
+    plain = global_mean_pool(rows, batch, batch_size)
+    return torch.where(total > 0, pooled / total.where(total > 0, 1.0), plain)
 
 
 def keep_norm(norms: list[Tensor] | None, output: Tensor, norm: Tensor | None) -> Tensor:
