@@ -25,6 +25,8 @@ _NEAREST = {
     "scipy": scipy.nearest,
     "torch_cluster": torch_cluster.nearest,
 }
+_MAX_DENSE = 2048
+"""Points of a cloud up to which all pairs are compared to find those within a radius."""
 _WITHIN = {"torch": torch_search.within, "scipy": scipy.within}
 
 
@@ -195,13 +197,32 @@ def neighbors_within(
 ) -> Neighborhood:
     """Find all points within a radius of every point in its own cloud, itself among them.
 
-    See `radius_graph` for the arguments and errors.
+    They are the edges of `radius_graph`, which has the same arguments and errors, but in any order.
 
     Returns:
         The neighbours of every point.
     """
-    edges = radius_graph(pos, r, batch, loop=True, period=period)
-    return Neighborhood.from_edge_index(edges, len(pos))
+    sizes = check_clouds(pos, batch)
+    lengths = per_axis_period(period, pos.size(1))
+    r = _check_radius(r, lengths)
+    pos, lengths, factor = rescaled(pos.detach(), lengths)
+    name = choose("auto", pos, 1, max(sizes, default=0), lengths)
+    sources, counts, start = (
+        [pos.new_zeros(0, dtype=torch.int64)],
+        [pos.new_zeros(0, dtype=torch.int64)],
+        0,
+    )
+    with torch.autocast(pos.device.type, enabled=False):
+        for cloud in pos.split(sizes):
+            if len(cloud) <= _MAX_DENSE and lengths is None:
+                source, target = _within_densely(cloud, r * factor)
+            else:
+                source, target = _within(name, cloud, r * factor, True, lengths)
+            sources.append(source + start)
+            counts.append(torch.bincount(target, minlength=len(cloud)))
+            start += len(cloud)
+    pointer = torch.nn.functional.pad(torch.cat(counts).cumsum(0), (1, 0))
+    return Neighborhood(torch.cat(sources), len(pos), len(pos), pointer=pointer)
 
 
 def neighbor_distances(
@@ -267,6 +288,14 @@ def _within(name: str, cloud: Tensor, r: float, loop: bool, period: Period | Non
     return torch.stack([source[order], target[order]])
 
 
+def _within_densely(cloud: Tensor, r: float) -> tuple[Tensor, Tensor]:
+    """Return sources and targets of all pairs at distances d <= r, sorted by target."""
+    length = _norms(relative_offsets(cloud.unsqueeze(0), cloud.unsqueeze(1)))
+    close = length <= torch.tensor(r, dtype=cloud.dtype, device=cloud.device)
+    target, source = close.nonzero(as_tuple=True)
+    return source, target
+
+
 def _lengths(cloud: Tensor, source: Tensor, target: Tensor, period: Period | None) -> Tensor:
     """Return the lengths of edges in the type of the positions, `[E]`."""
     if period is None:
@@ -277,6 +306,10 @@ def _lengths(cloud: Tensor, source: Tensor, target: Tensor, period: Period | Non
         columns = zip(exact.unbind(-1), period, strict=True)
         offsets = torch.stack([shortest(column, length) for column, length in columns], -1)
         offsets = offsets.to(cloud.dtype)
+    return _norms(offsets)
+
+
+def _norms(offsets: Tensor) -> Tensor:
     return offsets.square().sum(-1).sqrt()
 
 
