@@ -21,6 +21,7 @@ from .point_clouds.shapes import Shapes
 if TYPE_CHECKING:
     from .point_clouds.datamodule import PartSegmentationDataModule, PointCloudDataModule
     from .scenes.datamodule import SceneDataModule
+    from .scenes.fields import FieldDataModule
     from .signals.cifar import CIFARDataModule
     from .signals.dataset import SignalDataModule
     from .signals.lra.datamodule import LRADataModule
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CIFARDataModule",
     "EpochSampler",
+    "FieldDataModule",
     "Geometry",
     "LRADataModule",
     "MNISTDataModule",
@@ -62,6 +64,7 @@ __all__ = [
 
 _DATA_MODULES = {
     "CIFARDataModule": "signals.cifar",
+    "FieldDataModule": "scenes.fields",
     "LRADataModule": "signals.lra.datamodule",
     "MNISTDataModule": "signals.mnist",
     "PartSegmentationDataModule": "point_clouds.datamodule",

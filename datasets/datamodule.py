@@ -8,16 +8,16 @@ import torch
 from torch.utils.data import Sampler
 from torch_geometric.loader import DataLoader
 
-from .dataset import ClassificationDataset
+from .dataset import ClassificationDataset, SeededDataset
 from .epochs import EpochSampler, UnrepeatedSampler
 
-__all__ = ["ClassificationDataModule", "check_choice"]
+__all__ = ["ClassificationDataModule", "SplitDataModule", "check_choice"]
 
 
-T = TypeVar("T", bound=ClassificationDataset)
+T = TypeVar("T", bound=SeededDataset)
 
 
-class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
+class SplitDataModule(pl.LightningDataModule, Generic[T]):
     """Loaders of three splits, whose order depends only on the seed and the epoch.
 
     Subclasses fill `_datasets` in `setup`.
@@ -60,16 +60,6 @@ class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
     def test_dataset(self) -> T:
         """The test samples."""
         return self._dataset("test")
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, by label."""
-        return self.train_dataset.classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -139,6 +129,23 @@ class ClassificationDataModule(pl.LightningDataModule, Generic[T]):
         if not self._datasets:
             raise RuntimeError("Expected `setup()` to be called first; a Trainer does so by itself")
         return self._datasets[split]
+
+
+C = TypeVar("C", bound=ClassificationDataset)
+
+
+class ClassificationDataModule(SplitDataModule[C]):
+    """A `SplitDataModule` of labelled samples."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, by label."""
+        return self.train_dataset.classes
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
 
 
 def _completed_epochs(trainer: pl.Trainer) -> int:

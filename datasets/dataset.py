@@ -8,13 +8,13 @@ from torch_geometric.data import Data
 
 from .epochs import seeded
 
-__all__ = ["ClassificationDataset", "Transform"]
+__all__ = ["ClassificationDataset", "SeededDataset", "Transform"]
 
 Transform = Callable[[Data], Data]
 
 
-class ClassificationDataset(Dataset[Data]):
-    """Labelled samples, whose randomness is determined by seed, epoch and index.
+class SeededDataset(Dataset[Data]):
+    """Samples whose randomness is determined by seed, epoch and index.
 
     Subclasses implement `__len__` and `_read`, which may use torch's global generator, as
     transforms do. A training sample `dataset[epoch, index]` is determined by seed, epoch and index,
@@ -23,7 +23,6 @@ class ClassificationDataset(Dataset[Data]):
     the number of workers or on restarts.
 
     Args:
-        classes: Names of the classes; a label is an index into them.
         train: If True, each access draws another sample.
         seed: Seed of the samples.
         transform: Applied at each access.
@@ -32,20 +31,12 @@ class ClassificationDataset(Dataset[Data]):
         ValueError: If `seed` is below 0.
     """
 
-    def __init__(
-        self, classes: Sequence[str], *, train: bool, seed: int, transform: Transform | None
-    ) -> None:
+    def __init__(self, *, train: bool, seed: int, transform: Transform | None) -> None:
         if seed < 0:
             raise ValueError(f"Expected `seed` to be at least 0, got {seed}")
-        self.classes = list(classes)
         self.train = train
         self.seed = seed
         self.transform = transform
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, including those without a sample."""
-        return len(self.classes)
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -75,6 +66,34 @@ class ClassificationDataset(Dataset[Data]):
     @abstractmethod
     def _read(self, index: int) -> Data:
         """Return one sample before the transform."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)})"
+
+
+class ClassificationDataset(SeededDataset):
+    """Labelled samples; see `SeededDataset` for their randomness.
+
+    Args:
+        classes: Names of the classes; a label is an index into them.
+        train: If True, each access draws another sample.
+        seed: Seed of the samples.
+        transform: Applied at each access.
+
+    Raises:
+        ValueError: If `seed` is below 0.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], *, train: bool, seed: int, transform: Transform | None
+    ) -> None:
+        super().__init__(train=train, seed=seed, transform=transform)
+        self.classes = list(classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, including those without a sample."""
+        return len(self.classes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)}, num_classes={self.num_classes})"

@@ -7,7 +7,13 @@ from ccnn_geo.training.optim import parameter_groups, warmup_cosine
 
 if TYPE_CHECKING:
     from ccnn_geo.training.classifier import CCNNClassifier, ClassMeanAccuracy
-    from ccnn_geo.training.cli import ExperimentCLI, PointCloudCLI, SegmentationCLI, SignalCLI
+    from ccnn_geo.training.cli import (
+        ExperimentCLI,
+        PointCloudCLI,
+        RegressionCLI,
+        SegmentationCLI,
+        SignalCLI,
+    )
     from ccnn_geo.training.module import CCNNModule
     from ccnn_geo.training.regressor import CCNNRegressor
     from ccnn_geo.training.report import ConfusionMatrix, RunReport
@@ -23,6 +29,7 @@ _ON_DEMAND = {
     "ExperimentCLI": "cli",
     "PartIoU": "segmenter",
     "PointCloudCLI": "cli",
+    "RegressionCLI": "cli",
     "RunReport": "report",
     "SegmentationCLI": "cli",
     "SignalCLI": "cli",
@@ -38,6 +45,7 @@ __all__ = [
     "ExperimentCLI",
     "PartIoU",
     "PointCloudCLI",
+    "RegressionCLI",
     "RunReport",
     "SegmentationCLI",
     "SignalCLI",

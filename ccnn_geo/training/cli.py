@@ -29,7 +29,13 @@ from ccnn_geo.training.report import ConfusionMatrix, RunReport
 from ccnn_geo.training.settings import comparable_settings
 from ccnn_geo.visualization.figures import draw_run
 
-__all__ = ["ExperimentCLI", "PointCloudCLI", "SegmentationCLI", "SignalCLI"]
+__all__ = [
+    "ExperimentCLI",
+    "PointCloudCLI",
+    "RegressionCLI",
+    "SegmentationCLI",
+    "SignalCLI",
+]
 
 # A resumed run finds its own files, data in memory need no workers, and there may be no validation.
 _EXPECTED_WARNINGS = (
@@ -360,6 +366,30 @@ class SegmentationCLI(ExperimentCLI):
         """Make a `CCNN` without a readout."""
         arguments = _ccnn_arguments(self.config)
         return CCNN(data.num_features, data.num_classes, dim=data.dim, readout=None, **arguments)
+
+
+class RegressionCLI(ExperimentCLI):
+    """An `ExperimentCLI` that trains a `CCNN` to predict numbers at points, or one set per cloud.
+
+    The data module has attributes `num_features`, `num_targets`, `dim`, `target_mean`,
+    `target_scale` and `per_point`. See `ExperimentCLI` for the arguments.
+    """
+
+    links: ClassVar = {
+        name: partial(_attribute, name=name)
+        for name in ("num_targets", "target_mean", "target_scale")
+    }
+
+    def add_network_arguments(self, group: Any) -> None:
+        """Add the arguments of `CCNN`."""
+        _add_ccnn_arguments(group)
+
+    def make_network(self, data: Any) -> nn.Module:
+        """Make a `CCNN`, without a readout if there are numbers at every point."""
+        arguments = _ccnn_arguments(self.config)
+        if data.per_point:
+            arguments["readout"] = None
+        return CCNN(data.num_features, data.num_targets, dim=data.dim, **arguments)
 
 
 class SignalCLI(ExperimentCLI):

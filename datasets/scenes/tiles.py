@@ -102,6 +102,17 @@ class Tiling:
         cells = np.unique(np.floor((flat - low) / self.radius).astype(np.int64), axis=0)
         return low + (cells + 0.5) * self.radius
 
+    def in_cell(self, points: np.ndarray, center: np.ndarray) -> np.ndarray:
+        """Return which points lie in the cell of `centers` in whose middle a tile is, `[M]`.
+
+        Args:
+            points: Points of the tile, `[M, 3]`.
+            center: Centre of the tile, one of `centers`.
+        """
+        offset = points[:, : self.axes] - center[: self.axes]
+        half = self.radius / 2
+        return ((offset >= -half) & (offset < half)).all(axis=1)
+
     def parts(self, index: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
         """Divide the points of a tile at random into parts of `num_points`, see `random_parts`."""
         return random_parts(index, self.num_points, generator)
