@@ -220,7 +220,8 @@ class SceneLabeller(Labeller):
         return thinned(scene.points, self.tiling.voxel_size)
 
     def _parts(self, scene: Scene, name: str) -> tuple[int, Iterator[list[_Part]]]:
-        features = tile_features(name, scene, self.features)
+        columns = tile_features(name, scene, self.features).values()
+        features = np.concatenate([np.empty((len(scene), 0), np.float32), *columns], axis=1)
         expected = self.network.in_channels - 3
         if features.shape[1] != expected:
             raise ValueError(

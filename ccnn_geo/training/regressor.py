@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+from torchmetrics import Metric, MetricCollection
 
 from ccnn_geo.nn import CCNN
 from ccnn_geo.training.module import CCNNModule
 
-__all__ = ["CCNNRegressor"]
+__all__ = ["CCNNRegressor", "KnownTargets"]
 
 
 class CCNNRegressor(CCNNModule):
@@ -71,12 +71,7 @@ class CCNNRegressor(CCNNModule):
             self.register_buffer(name, tensor.float())
         if not bool((self.target_scale > 0).all()):
             raise ValueError(f"Expected positive `target_scale`, got {target_scale}")
-        metrics = {
-            "mae": MeanAbsoluteError(),
-            "rmse": MeanSquaredError(squared=False),
-            "r2": R2Score(),
-        }
-        self.add_metrics(metrics)
+        self.add_metrics({name: KnownTargets(targets, name) for name in ("mae", "rmse", "r2")})
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the mean squared error of normalised targets; zero if all are NaN."""
@@ -92,11 +87,7 @@ class CCNNRegressor(CCNNModule):
 
     def update_metrics(self, metrics: MetricCollection, predictions: Tensor, batch: Batch) -> None:
         """Update metrics with a batch."""
-        target = self._rows(batch.y, predictions)
-        known = target.isfinite().all(-1)
-        metrics.update(
-            self._rows(predictions, predictions)[known].contiguous(), target[known].contiguous()
-        )
+        metrics.update(self._rows(predictions, predictions), self._rows(batch.y, predictions))
 
     def _rows(self, values: Tensor, output: Tensor) -> Tensor:
         """Return values of shape `[B, T]`, `[N, T]` or `[B, T, *S]` as rows `[M, T]`."""
@@ -107,6 +98,45 @@ class CCNNRegressor(CCNNModule):
                 f"Expected targets `y` of shape {list(output.shape)}, got {list(values.shape)}"
             )
         return values.movedim(1, -1).reshape(-1, self.num_targets)
+
+
+class KnownTargets(Metric):
+    """Mean absolute error, root of the mean squared error or R2, over targets that are not NaN.
+
+    Unlike the metrics of torchmetrics, it leaves single numbers out, not whole rows, and is NaN
+    instead of an error where nothing can be measured. R2 is the mean over the targets.
+
+    Args:
+        num_targets: Number of targets, T.
+        measure: `"mae"`, `"rmse"` or `"r2"`.
+    """
+
+    full_state_update = False
+
+    sums: Tensor
+
+    def __init__(self, num_targets: int, measure: Literal["mae", "rmse", "r2"]) -> None:
+        super().__init__()
+        self.measure = measure
+        # Number, absolute and squared errors, targets and their squares.
+        self.add_state("sums", torch.zeros(5, num_targets, dtype=torch.float64), "sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add predictions and targets, `[M, T]`."""
+        known = target.isfinite()
+        exact = target.nan_to_num(posinf=0.0, neginf=0.0).double()
+        error = torch.where(known, preds.double() - exact, 0.0)
+        rows = known.double(), error.abs(), error.square(), exact * known, exact.square() * known
+        self.sums = self.sums + torch.stack([row.sum(0) for row in rows])
+
+    def compute(self) -> Tensor:
+        """Return the measure."""
+        count, absolute, squared, total, squares = self.sums
+        if self.measure == "mae":
+            return (absolute.sum() / count.sum()).float()
+        if self.measure == "rmse":
+            return (squared.sum() / count.sum()).sqrt().float()
+        return (1 - squared / (squares - total.square() / count)).mean().float()
 
 
 def _num_targets(network: nn.Module, num_targets: int | None) -> int:

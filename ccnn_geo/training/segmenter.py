@@ -117,7 +117,7 @@ class CCNNSegmenter(CCNNModule):
         if self.class_weights is None:
             return total / labelled.sum().clamp(min=1)
         weight = self.class_weights[labels[labelled]].sum()
-        return total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+        return torch.where(weight > 0, total / weight.where(weight > 0, 1.0), 0.0 * total)
 
     def _check(self, output: Tensor, labels: Tensor) -> None:
         if labels.shape != output.shape[:1]:
@@ -187,6 +187,8 @@ class PartIoU(Metric):
         labelled = target != self.ignore_index
         for number, kind in enumerate(category.tolist()):
             own = labelled & (batch == number)
+            if not own.any():
+                continue
             parts = torch.tensor(self.parts[kind], device=preds.device)[:, None]
             predicted, true = preds[own] == parts, target[own] == parts
             union = (predicted | true).sum(1)

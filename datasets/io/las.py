@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,7 +21,9 @@ _MAX_POINTS_PER_BYTE = 64
 _MAX_PLAIN_CODE = 31
 _LARGEST_SCALE = 1e-3
 _DIGITS = 7
-_MAX_MULTIPLE = 2**31 - 1
+_MAX_MULTIPLE = 2**30
+_ANGLE_UNIT = 0.006
+_OWN_DIMENSIONS = {*_COORDINATES, "classification", "red", "green", "blue", "color", "normal"}
 _COLOR_SCALE = 257
 """From colours in 8 bits to the 16 bits of a LAS file."""
 
@@ -51,6 +55,7 @@ def write_las(
     *,
     compress: bool,
     colors: np.ndarray | None = None,
+    attributes: Mapping[str, np.ndarray] = MappingProxyType({}),
     source: Path | None = None,
 ) -> None:
     """Write classified points as LAS or LAZ.
@@ -61,7 +66,9 @@ def write_las(
             of the scale of the source.
         codes: Classification of every point, 0 to 255, `[N]`.
         compress: If True, write LAZ.
-        colors: Colours from 0 to 255, `[N, 3]`.
+        colors: Colours from 0 to 255, `[N, 3]`; not used with a source.
+        attributes: Further numbers of the points by name, `[N]`, which become extra dimensions, or
+            dimensions of the format that have their names; not used with a source.
         source: A LAS or LAZ file of the same points in the same order, of which header and all
             other dimensions are kept.
 
@@ -71,11 +78,21 @@ def write_las(
     """
     laspy = _laspy(compressed=compress)
     if source is None:
+        points = points.astype(np.float64)  # whole numbers would overflow
         header = laspy.LasHeader(version="1.4", point_format=7)
-        header.scales = np.full(3, _scale(points))
-        header.offsets = np.floor(points.min(axis=0))
+        low, extent = points.min(axis=0), float(np.ptp(points, axis=0).max())
+        header.scales = np.full(3, _scale(extent))
+        # The offsets are multiples of the scale, so that rounding is all that is lost.
+        header.offsets = np.floor(low / header.scales) * header.scales
         las = laspy.LasData(header)
         las.xyz = points
+        known = set(las.point_format.dimension_names)
+        for name, values in attributes.items():
+            if values.ndim == 1 and values.dtype.kind in "fiu" and name not in _OWN_DIMENSIONS:
+                if name not in known:
+                    kind = values.dtype if values.dtype.itemsize <= 8 else np.float64
+                    las.add_extra_dim(laspy.ExtraBytesParams(name[:32], kind))
+                las[name[:32] if name not in known else name] = values
         if colors is not None:
             las.red, las.green, las.blue = colors.T.astype(np.uint16) * _COLOR_SCALE
     else:
@@ -85,18 +102,19 @@ def write_las(
                 f"{source}: expected {len(points):,} points, got {len(las.points):,} now"
             )
         if codes.max(initial=0) > _MAX_PLAIN_CODE and las.point_format.id < 6:
-            # Formats up to 5 have five bits for the class.
+            # Formats up to 5 have five bits for the class, and the scan angle in whole degrees.
+            rank = np.array(las.scan_angle_rank)
             las = laspy.convert(las, point_format_id=_wide_format(las.point_format.id))
+            las.scan_angle = np.rint(rank / _ANGLE_UNIT).astype(np.int16)
     las.classification = codes.astype(np.uint8)
     las.write(file, do_compress=compress)
 
 
-def _scale(points: np.ndarray) -> float:
-    """Return a power of ten that resolves the points, whose multiples fit into 32 bits."""
-    extent = float(np.ptp(points, axis=0).max())
+def _scale(extent: float) -> float:
+    """Return a power of ten that resolves points, and whose multiples fit into 31 bits."""
     if extent == 0:
         return _LARGEST_SCALE
-    finest = 10.0 ** math.ceil(math.log10(extent / _MAX_MULTIPLE))
+    finest = 10.0 ** math.ceil(math.log10((extent + 1) / _MAX_MULTIPLE))
     return max(finest, min(_LARGEST_SCALE, 10.0 ** math.floor(math.log10(extent) - _DIGITS)))
 
 
@@ -133,8 +151,6 @@ def _check_header(header: Any, size: int, compressed: bool) -> None:
         raise ValueError(f"expected positive scales of the coordinates, got {scales.tolist()}")
     if not np.isfinite(header.offsets).all():
         raise ValueError(f"expected finite offsets, got {list(header.offsets)}")
-    if header.point_count == 0:
-        raise ValueError("expected at least one point, got none")
     most = size * _MAX_POINTS_PER_BYTE if compressed else size // header.point_format.size
     if header.point_count > most:
         raise ValueError(

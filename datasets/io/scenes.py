@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -36,6 +36,7 @@ _COLORS = (
     ("diffuse_red", "diffuse_green", "diffuse_blue"),
 )
 _NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
+_RESERVED = {"x", "y", "z", "nx", "ny", "nz", "red", "green", "blue", "label"}
 _KITTI_COLUMNS = 4
 _SEMANTIC_BITS = 0xFFFF
 
@@ -77,7 +78,8 @@ class Scene:
 def read_scene(path: Path | str, *, label: str | None = None) -> Scene:
     """Read the points of a scan with all their attributes.
 
-    - ply, pcd: all properties of the vertices; packed colours are unpacked.
+    - ply, pcd: all properties of the vertices; packed colours are unpacked. Of compressed pcd
+      files, only points and normals.
     - las, laz: all dimensions, coordinates as exact as in the file.
     - npz: an array `pos` or `points`, `[N, 3]`, or `x`, `y` and `z`; and any arrays of N rows.
     - xyz, txt, npy: tables, one point per row. The first row may name the columns, also after `#`
@@ -113,7 +115,7 @@ def read_scene(path: Path | str, *, label: str | None = None) -> Scene:
     else:
         points, columns = _coordinates(path, _read_columns(path, suffix))
     check_points(path, points)
-    attributes = _named(columns)
+    attributes = _named(path, columns)
     name = _label_name(attributes) if label is None else label
     labels = None
     if name is not None:
@@ -156,7 +158,7 @@ def write_scene(
         if suffix == ".ply":
             _write_ply(file, scene, colors)
         elif suffix == ".npz":
-            arrays = {"pos": scene.points, **scene.attributes}
+            arrays = {"pos": scene.points, **_renamed(scene.attributes, ("pos", "label", "file"))}
             if colors is not None:
                 arrays["color"] = colors / 255
             if scene.labels is not None:
@@ -170,7 +172,8 @@ def write_scene(
                 scene.points,
                 codes,
                 compress=suffix == ".laz",
-                colors=colors,
+                colors=_bytes(scene) if colors is None else colors,
+                attributes=scene.attributes,
                 source=kept,
             )
 
@@ -207,7 +210,11 @@ def _coordinates(
         names = {name.lower(): name for name in reversed(rest)}
         if not {"x", "y", "z"} <= names.keys():
             raise ValueError(f"{path}: expected coordinates x, y and z, got {sorted(rest)}")
-        points = np.column_stack([rest.pop(names[axis]) for axis in "xyz"])
+        columns = {axis: rest.pop(names[axis]) for axis in "xyz"}
+        if len({column.shape for column in columns.values()}) > 1:
+            shapes = {axis: list(column.shape) for axis, column in columns.items()}
+            raise ValueError(f"{path}: expected as many x as y and z, got {shapes}")
+        points = np.column_stack(list(columns.values()))
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
         raise ValueError(
             f"{path}: expected coordinates of shape [N, 3], got {points.dtype} of shape "
@@ -237,9 +244,10 @@ def _read_kitti(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     ):
         if file.is_file():
             values = np.fromfile(file, "<u4")
-            if len(values) != len(table):
+            if file.stat().st_size != 4 * len(table):
                 raise ValueError(
-                    f"{file}: expected a label for each of {len(table)} points, got {len(values)}"
+                    f"{file}: expected a label for each of {len(table)} points, got "
+                    f"{file.stat().st_size / 4:g}"
                 )
             columns["label"] = values & _SEMANTIC_BITS  # the upper bits number the instances
             break
@@ -268,30 +276,40 @@ def _read_named_table(path: Path) -> dict[str, np.ndarray]:
 def _unpacked(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Replace a field of packed colours, which PCL writes, by three."""
     for name in ("rgb", "rgba"):
-        if name in columns and columns[name].dtype.itemsize == 4:
-            bits = np.ascontiguousarray(columns.pop(name)).view(np.uint32)
+        if name in columns and columns[name].ndim == 1:
+            packed = columns.pop(name)
+            # Text has the digits of a float whose bits are the colours, or of a whole number.
+            if packed.dtype == np.float64:
+                whole = bool((packed == np.floor(packed)).all()) and packed.max(initial=0) > 1
+                packed = packed.astype(np.uint32 if whole else np.float32)
+            bits = np.ascontiguousarray(packed.astype(packed.dtype, copy=False)).view(np.uint32)
             for color, shift in (("red", 16), ("green", 8), ("blue", 0)):
                 columns[color] = ((bits >> shift) & 0xFF).astype(np.uint8)
     return {name: column for name, column in columns.items() if not name.startswith("_")}
 
 
-def _named(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _named(path: Path, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Combine colours and normals, which files have as three columns each."""
     rest = dict(columns)
-    for names in _COLORS:
-        if set(names) <= rest.keys():
-            rest["color"] = np.column_stack([rest.pop(name) for name in names])
-    for names in _NORMALS:
-        if set(names) <= rest.keys():
-            rest["normal"] = np.column_stack([rest.pop(name) for name in names])
+    for combined, choices in (("color", _COLORS), ("normal", _NORMALS)):
+        for names in choices:
+            spelt = {name.lower(): name for name in rest}
+            if set(names) <= spelt.keys():
+                rest[combined] = np.column_stack([rest.pop(spelt[name]) for name in names])
     for name in ("color", "colour", "colors"):
         if name in rest:
-            rest["color"] = _fractions(rest.pop(name))
+            rest["color"] = _fractions(path, rest.pop(name))
     return rest
 
 
-def _fractions(colors: np.ndarray) -> np.ndarray:
-    """Return colours from 0 to 1."""
+def _fractions(path: Path, colors: np.ndarray) -> np.ndarray:
+    """Return colours from 0 to 1, `[N, 3]`; a fourth channel, transparency, is dropped."""
+    if colors.dtype.kind not in "fiu" or colors.ndim != 2 or colors.shape[1] not in (3, 4):
+        raise ValueError(
+            f"{path}: expected numbers `color` of shape [N, 3] or [N, 4], got {colors.dtype} of "
+            f"shape {list(colors.shape)}"
+        )
+    colors = colors[:, :3]
     most = colors.max(initial=0)
     if colors.dtype == np.uint16:
         full = 65535 if most > 255 else 255  # some programs fill only the lower byte
@@ -308,7 +326,8 @@ def _label_name(attributes: Mapping[str, np.ndarray]) -> str | None:
 
 
 def _whole(path: Path, name: str, values: np.ndarray) -> np.ndarray:
-    if values.ndim != 1 or values.dtype.kind not in "fiub" or (values != np.floor(values)).any():
+    numeric = values.ndim == 1 and values.dtype.kind in "fiub"
+    if not numeric or not np.isfinite(values).all() or (values != np.floor(values)).any():
         raise ValueError(
             f"{path}: expected whole numbers `{name}` of shape [N], got {values.dtype} of shape "
             f"{list(values.shape)}"
@@ -316,12 +335,19 @@ def _whole(path: Path, name: str, values: np.ndarray) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def _bytes(scene: Scene) -> np.ndarray | None:
+    """Return the colours of a scan from 0 to 255, `[N, 3]`, or None if it has none."""
+    colors = scene.attributes.get("color")
+    return None if colors is None else np.rint(255 * np.clip(colors, 0, 1)).astype(np.uint8)
+
+
 def _write_ply(file: BinaryIO, scene: Scene, colors: np.ndarray | None) -> None:
-    attributes = dict(scene.attributes)
+    attributes = _renamed(scene.attributes, _RESERVED)
     if colors is not None:
         attributes.pop("color", None)
-    elif "color" in attributes:
-        colors = np.rint(255 * attributes.pop("color")).astype(np.uint8)
+    else:
+        colors = _bytes(scene)
+        attributes.pop("color", None)
     kind = "<f4" if np.can_cast(scene.points.dtype, np.float32) else "<f8"
     columns = {
         axis: column.astype(kind) for axis, column in zip("xyz", scene.points.T, strict=True)
@@ -354,6 +380,13 @@ _PLY_TYPES = {
     "i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint",
     "f4": "float", "f8": "double",
 }  # fmt: skip
+
+
+def _renamed(
+    attributes: Mapping[str, np.ndarray], reserved: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Return attributes by names that stand for nothing else in a file."""
+    return {f"{name}_" if name in reserved else name: each for name, each in attributes.items()}
 
 
 def _plain(values: np.ndarray) -> np.ndarray:

@@ -54,18 +54,22 @@ def read_table(path: Path) -> tuple[list[str], np.ndarray]:
         path: The file.
 
     Returns:
-        The names of the columns, empty unless there is one for each; and the table, `[N, C]`.
+        The names of the columns, empty unless there is one for each and, in a comment, x, y and z
+        are among them; and the table, `[N, C]`.
 
     Raises:
         ValueError: If it is not a table of numbers; the message names the file.
     """
     names: list[str] = []
+    commented = False
     try:
         if path.suffix.lower() == ".npy":
             check_npy_size(path)
             table = np.load(path, allow_pickle=False)
         else:
-            names, lines = _split_names(path.read_text(encoding="utf-8-sig").splitlines())
+            names, lines, commented = _split_names(
+                path.read_text(encoding="utf-8-sig").splitlines()
+            )
             # Between commas there has to be one number: empty columns and decimal commas are
             # errors.
             separator = "," if any("," in line for line in lines) else None
@@ -76,17 +80,20 @@ def read_table(path: Path) -> tuple[list[str], np.ndarray]:
                 table = np.loadtxt(lines, np.float64, ndmin=2, delimiter=separator)
     except (EOFError, ValueError) as error:
         raise ValueError(f"{path}: expected a table of numbers ({error})") from error
-    return names if names and table.shape[1:] == (len(names),) else [], table
+    fit = table.shape[1:] == (len(names),)
+    # A comment may be about anything.
+    fit &= not commented or {"x", "y", "z"} <= {name.lower() for name in names}
+    return names if fit else [], table
 
 
-def _split_names(lines: list[str]) -> tuple[list[str], list[str]]:
-    """Return the names of the columns, and the rows without comments."""
+def _split_names(lines: list[str]) -> tuple[list[str], list[str], bool]:
+    """Return the names of the columns, the rows, and whether the names are in a comment."""
     rows = [line for line in lines if line.strip() and not line.lstrip().startswith(_COMMENTS)]
     if rows and not _begins_with_number(rows[0]):
-        return _SEPARATORS.split(rows[0].strip()), rows[1:]
+        return _SEPARATORS.split(rows[0].strip()), rows[1:], False
     first = next((number for number, line in enumerate(lines) if rows and line == rows[0]), 0)
     comments = [line.strip().lstrip("#/").strip() for line in lines[:first] if line.strip()]
-    return _SEPARATORS.split(comments[-1]) if comments else [], rows
+    return _SEPARATORS.split(comments[-1]) if comments else [], rows, True
 
 
 def _begins_with_number(line: str) -> bool:

@@ -85,7 +85,10 @@ def _find(root: Path) -> Path:
         )
     with locked(root / ".ccnn_geo"):
         extract_zip(archive, extracted)
-    return _find(root)
+    for folder in (extracted, extracted / _FOLDER):
+        if (folder / _CATEGORIES).is_file():
+            return folder
+    raise ValueError(f"{archive}: expected {_CATEGORIES} in the archive of ShapeNetPart, got none")
 
 
 def _categories(path: Path) -> dict[str, str]:
@@ -120,7 +123,8 @@ def _item(folder: Path, listed_in: Path, name: str, categories: dict[str, str]) 
 def read_part_cloud(path: Path, *, lowest: int, highest: int) -> Geometry:
     """Read a cloud of points, normals and labels, seven columns.
 
-    Normals that are zero, as a few are in the official files, point upward.
+    Normals that are shorter than 1, as a few are in the official files, are scaled to unit length;
+    those that are zero point upward.
 
     Args:
         path: The file.
@@ -145,11 +149,12 @@ def read_part_cloud(path: Path, *, lowest: int, highest: int) -> Geometry:
             f"{bad[0]}"
         )
     lengths = np.linalg.norm(normals, axis=1)
-    normals[lengths == 0] = (0.0, 0.0, 1.0)
-    bad = np.flatnonzero(~(np.abs(lengths - 1) <= NORMAL_TOLERANCE) & (lengths != 0))
+    bad = np.flatnonzero(~(lengths <= 1 + NORMAL_TOLERANCE))
     if len(bad):
         raise ValueError(
-            f"{path}: expected normals of unit length, got {normals[bad[0]].tolist()} in row "
-            f"{bad[0]}"
+            f"{path}: expected normals of at most unit length, got {normals[bad[0]].tolist()} in "
+            f"row {bad[0]}"
         )
+    normals /= np.where(lengths > 0, lengths, 1.0)[:, None]
+    normals[lengths == 0] = (0.0, 0.0, 1.0)
     return Geometry(points, normals=normals, labels=labels.astype(np.int64))

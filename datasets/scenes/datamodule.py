@@ -18,7 +18,7 @@ from ccnn_geo.transforms.mesh import StackFeatures
 
 from ..datamodule import ClassificationDataModule, check_choice
 from ..io.scenes import Scene
-from .dataset import SceneTiles
+from .dataset import SceneTiles, feature_names
 from .listing import Scenes, list_landscapes, list_s3dis, list_scene_arrays, list_scene_folder
 from .tiles import TileShape, Tiling
 
@@ -132,7 +132,7 @@ class SceneDataModule(ClassificationDataModule[SceneTiles]):
             return
         scenes = self._scenes()
         train, val = _split(scenes, self.val_fraction, self.sampling_seed)
-        stack = StackFeatures(("pos", "feature") if self.features else ("pos",))
+        stack = StackFeatures(("pos", *feature_names(self.features)))
         augment = Compose([*self._augmentations(), stack])
         self.test_scenes = scenes.test
         self._datasets = {
@@ -156,7 +156,7 @@ class SceneDataModule(ClassificationDataModule[SceneTiles]):
     @property
     def num_features(self) -> int:
         """Number of input channels, including three of the position."""
-        return 3 + self.train_dataset.features[0].shape[1]
+        return 3 + sum(each.shape[1] for each in self.train_dataset.features[0].values())
 
     def _scenes(self) -> Scenes:
         match self.name:

@@ -12,7 +12,7 @@ from ..dataset import ClassificationDataset, Transform
 from ..io.scenes import Scene
 from .tiles import Tiling, thinned
 
-__all__ = ["SceneTiles", "tile_features"]
+__all__ = ["SceneTiles", "feature_names", "tile_features"]
 
 
 class SceneTiles(ClassificationDataset):
@@ -34,8 +34,9 @@ class SceneTiles(ClassificationDataset):
         transform: Applied at each access.
 
     Shapes:
-        - `dataset[index]` has `pos` :math:`[N, 3]`, see `Tiling.local`, `feature` :math:`[N, C]` if
-          there are features, and `y` :math:`[N]`, -1 for points without a class
+        - `dataset[index]` has `pos` :math:`[N, 3]`, see `Tiling.local`, the features
+          :math:`[N, C_i]` by the names of `feature_names`, and `y` :math:`[N]`, -1 for points
+          without a class
 
     Raises:
         ValueError: If an argument is out of range, or a scan lacks a feature.
@@ -94,8 +95,8 @@ class SceneTiles(ClassificationDataset):
         # The ground of a column is that of all its points.
         pos = self.tiling.local(scene.points[inside], center)[np.searchsorted(inside, chosen)]
         data = Data(pos=torch.from_numpy(pos), y=torch.from_numpy(self._labels(scene)[chosen]))
-        if self.features[number].shape[1]:
-            data.feature = torch.from_numpy(self.features[number][chosen])
+        for name, columns in self.features[number].items():
+            data[name] = torch.from_numpy(columns[chosen])
         return data
 
     def _covering(self) -> list[tuple[int, np.ndarray]]:
@@ -128,24 +129,34 @@ class SceneTiles(ClassificationDataset):
         return scene.labels
 
 
-def tile_features(name: str, scene: Scene, features: Sequence[str]) -> np.ndarray:
-    """Return the attributes of a scan that are input features, `[N, C]`, float32.
+def tile_features(name: str, scene: Scene, features: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the attributes of a scan that are input features, `[N, C_i]`, float32.
 
     Args:
         name: Name of the scan, for the error message.
         scene: The scan.
         features: Names of the attributes.
 
+    Returns:
+        The features by the names of `feature_names`, in their order.
+
     Raises:
         ValueError: If the scan lacks an attribute, or one is not finite.
     """
-    columns = [np.empty((len(scene), 0), np.float32)]
-    for feature in features:
+    columns = {}
+    for feature, key in zip(features, feature_names(features), strict=True):
         if feature not in scene.attributes:
             there = ", ".join(sorted(scene.attributes)) or "none"
             raise ValueError(f"{name}: expected an attribute {feature!r}, got {there}")
         values = scene.attributes[feature].reshape(len(scene), -1).astype(np.float32)
         if not np.isfinite(values).all():
             raise ValueError(f"{name}: expected finite `{feature}`, got NaN or infinity")
-        columns.append(values)
-    return np.concatenate(columns, axis=1)
+        columns[key] = values
+    return columns
+
+
+def feature_names(features: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of features in a sample; rotations turn the one that is called `normal`."""
+    return tuple(
+        name if name == "normal" else f"feature_{number}" for number, name in enumerate(features)
+    )

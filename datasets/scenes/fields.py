@@ -20,7 +20,7 @@ from ..dataset import SeededDataset, Transform
 from ..io.npz import read_npz
 from ..io.readers import visible_files
 from ..io.scenes import SCENE_SUFFIXES, Scene, read_scene
-from .dataset import tile_features
+from .dataset import feature_names, tile_features
 from .tiles import Tiling
 
 __all__ = ["Field", "FieldDataModule", "FieldTiles", "sphere_points"]
@@ -34,13 +34,13 @@ class Field:
 
     Attributes:
         points: Positions, `[N, 3]`.
-        features: Input features besides the positions, `[N, C]`, float32.
+        features: Input features besides the positions by name, `[N, C_i]`, float32.
         target: Numbers to predict, `[N, T]`, float32; NaN where they are unknown.
         given: Points whose numbers are inputs at evaluation, bool, `[N]`; None if none are.
     """
 
     points: np.ndarray
-    features: np.ndarray
+    features: dict[str, np.ndarray]
     target: np.ndarray
     given: np.ndarray | None = None
 
@@ -69,8 +69,8 @@ class FieldTiles(SeededDataset):
 
     Shapes:
         - `dataset[index]` has `pos` :math:`[N, 3]`, relative to the tile and divided by its radius,
-          `feature` :math:`[N, C]` if there are features, and `y` :math:`[N, T]`, NaN where nothing
-          is to be predicted
+          the features :math:`[N, C_i]` by their names, `given` :math:`[N, 2 T]` if numbers are
+          given, and `y` :math:`[N, T]`, NaN where nothing is to be predicted
 
     Raises:
         ValueError: If an argument is out of range.
@@ -121,7 +121,10 @@ class FieldTiles(SeededDataset):
         field = self.fields[number]
         inside = self.tiling.inside(self._trees[number], center)
         chosen = next(self.tiling.parts(inside, generator))
-        target, features = field.target[chosen].copy(), field.features[chosen]
+        data = Data(pos=torch.from_numpy(self.tiling.local(field.points[chosen], center)))
+        for name, columns in field.features.items():
+            data[name] = torch.from_numpy(columns[chosen])
+        target = field.target[chosen].copy()
         if self.given_share is not None:
             if self.train:
                 given = generator.random(len(chosen)) < self.given_share
@@ -129,17 +132,14 @@ class FieldTiles(SeededDataset):
                 given = np.zeros(len(chosen), bool) if field.given is None else field.given[chosen]
             given = given[:, None] & np.isfinite(target)
             values = np.where(given, (target - self.mean) / self.scale, 0.0)
-            features = np.concatenate([features, values, given], axis=1)
+            data.given = torch.from_numpy(
+                np.concatenate([values, given], axis=1).astype(np.float32)
+            )
             target[given] = np.nan
         if not (self.train or self.whole):
-            own = self.tiling.in_cell(field.points[chosen], center)
+            own = self.tiling.in_cell(field.points[chosen], center, field.points)
             target[~own] = np.nan
-        data = Data(
-            pos=torch.from_numpy(self.tiling.local(field.points[chosen], center)),
-            y=torch.from_numpy(target),
-        )
-        if features.shape[1]:
-            data.feature = torch.from_numpy(features.astype(np.float32))
+        data.y = torch.from_numpy(target)
         return data
 
     def _covering(self) -> list[tuple[int, np.ndarray]]:
@@ -243,8 +243,8 @@ class FieldDataModule(SplitDataModule[FieldTiles]):
             raise ValueError(f"{self.root}: expected known numbers for every target, got none")
         self._mean, deviation = np.nanmean(numbers, axis=0), np.nanstd(numbers, axis=0)
         self._scale = np.where(deviation > 0, deviation, 1.0)
-        features = self.features or self.given_share is not None
-        stack = StackFeatures(("pos", "feature") if features else ("pos",))
+        given = [] if self.given_share is None else ["given"]
+        stack = StackFeatures(("pos", *feature_names(self.features), *given))
         rotate = [RandomRotateZ()] if self.random_rotate_z else []
         transforms = {"train": Compose([*rotate, stack]), "val": stack, "test": stack}
         everything = [field.points for split in fields.values() for field in split]
@@ -268,7 +268,8 @@ class FieldDataModule(SplitDataModule[FieldTiles]):
     def num_features(self) -> int:
         """Number of input channels, including three of the position."""
         given = 0 if self.given_share is None else 2 * len(self.target)
-        return 3 + self.train_dataset.fields[0].features.shape[1] + given
+        features = self.train_dataset.fields[0].features.values()
+        return 3 + sum(each.shape[1] for each in features) + given
 
     @property
     def num_targets(self) -> int:
@@ -325,7 +326,7 @@ class FieldDataModule(SplitDataModule[FieldTiles]):
         names = ("lat", "lon", *self.target, *self.features)
         arrays = read_npz(self.root, [f"{split}_{name}" for split in _GLOBE for name in names])
         points: dict[str, np.ndarray] = {}
-        features: dict[str, np.ndarray] = {}
+        features: dict[str, dict[str, np.ndarray]] = {}
         target: dict[str, np.ndarray] = {}
         for split in _GLOBE:
             own = {name: arrays[f"{split}_{name}"] for name in names}
@@ -347,20 +348,19 @@ _GLOBE = ("train", "test")
 
 
 def _select(field: Field, kept: np.ndarray) -> Field:
-    return Field(field.points[kept], field.features[kept], field.target[kept])
+    features = {name: columns[kept] for name, columns in field.features.items()}
+    return Field(field.points[kept], features, field.target[kept])
 
 
 def _joined(given: Field, others: Field) -> Field:
     """Return the points of two clouds, the numbers of the first of which are given."""
-    pairs = (
-        (given.points, others.points),
-        (given.features, others.features),
-        (given.target, others.target),
-    )
-    count = len(given.points)
-    known = np.arange(count + len(others.points)) < count
-    points, features, target = map(np.concatenate, pairs)
-    return Field(points, features, target, known)
+    points = np.concatenate([given.points, others.points])
+    target = np.concatenate([given.target, others.target])
+    features = {
+        name: np.concatenate([columns, others.features[name]])
+        for name, columns in given.features.items()
+    }
+    return Field(points, features, target, np.arange(len(points)) < len(given.points))
 
 
 def sphere_points(path: Path, latitude: np.ndarray, longitude: np.ndarray) -> np.ndarray:

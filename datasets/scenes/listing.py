@@ -132,7 +132,9 @@ def list_s3dis(root: Path, *, test_area: int = 5) -> Scenes:
     }
     if not rooms:
         raise ValueError(f"{root}: expected Area_N/ROOM/Annotations, got none")
-    found = {_class_of(path) for folder in rooms.values() for path in folder.glob("*.txt")}
+    found = {
+        _class_of(path) for folder in rooms.values() for path in visible_files(folder, {".txt"})
+    }
     known = S3DIS_CLASSES if found - {"stairs"} <= set(S3DIS_CLASSES) else tuple(sorted(found))
     scenes = {name: _room(folder, known) for name, folder in rooms.items()}
     return _split_areas(root, list(known), scenes, test_area)
@@ -224,7 +226,7 @@ def _room(folder: Path, classes: Sequence[str]) -> Scene:
 def _class_names(file: Path, scenes: Mapping[Path, Scene]) -> list[str]:
     """Return the names of the classes, or their numbers."""
     if file.is_file():
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
         names = [name for name in names if name]
         if len(names) < 2 or len(set(names)) < len(names):
             raise ValueError(f"{file}: expected the names of two or more classes, one per line")

@@ -65,7 +65,8 @@ class Tiling:
             tree: Result of `tree`.
             center: Centre of the tile, `[2]` or `[3]`.
         """
-        return np.sort(tree.query_ball_point(center[: self.axes], self.radius))
+        found = tree.query_ball_point(center[: self.axes], self.radius)
+        return np.sort(np.array(found, np.int64))
 
     def local(self, points: np.ndarray, center: np.ndarray) -> np.ndarray:
         """Return the positions that a network is given.
@@ -97,21 +98,24 @@ class Tiling:
         Returns:
             Centres `[T, 2]` or `[T, 3]`.
         """
-        flat = points[:, : self.axes].astype(np.float64)
-        low = flat.min(axis=0)
-        cells = np.unique(np.floor((flat - low) / self.radius).astype(np.int64), axis=0)
-        return low + (cells + 0.5) * self.radius
+        low = points[:, : self.axes].min(axis=0).astype(np.float64)
+        return low + (np.unique(self._cells(points, low), axis=0) + 0.5) * self.radius
 
-    def in_cell(self, points: np.ndarray, center: np.ndarray) -> np.ndarray:
+    def _cells(self, points: np.ndarray, low: np.ndarray) -> np.ndarray:
+        return np.floor((points[:, : self.axes] - low) / self.radius).astype(np.int64)
+
+    def in_cell(self, points: np.ndarray, center: np.ndarray, scan: np.ndarray) -> np.ndarray:
         """Return which points lie in the cell of `centers` in whose middle a tile is, `[M]`.
+
+        Every point of a scan lies in one cell.
 
         Args:
             points: Points of the tile, `[M, 3]`.
-            center: Centre of the tile, one of `centers`.
+            center: Centre of the tile, one of `centers(scan)`.
+            scan: All points of the scan, `[N, 3]`.
         """
-        offset = points[:, : self.axes] - center[: self.axes]
-        half = self.radius / 2
-        return ((offset >= -half) & (offset < half)).all(axis=1)
+        low = scan[:, : self.axes].min(axis=0).astype(np.float64)
+        return (self._cells(points, low) == self._cells(center[None], low)).all(axis=1)
 
     def parts(self, index: np.ndarray, generator: np.random.Generator) -> Iterator[np.ndarray]:
         """Divide the points of a tile at random into parts of `num_points`, see `random_parts`."""
@@ -153,7 +157,8 @@ def thinned(points: np.ndarray, voxel_size: float) -> np.ndarray:
     """
     if voxel_size == 0:
         return np.arange(len(points))
-    scaled = (points - points.min(axis=0)).astype(np.float64) / voxel_size
+    # In double precision before the difference: whole numbers in 16 bits would overflow.
+    scaled = (points.astype(np.float64) - points.min(axis=0)) / voxel_size
     sizes = scaled.max(axis=0) + 1
     if not np.prod(sizes) < _MAX_CELLS:
         raise ValueError(
