@@ -13,6 +13,7 @@ from .io.scenes import Scene, read_scene, write_scene
 from .point_clouds.arrays import PointCloudArrays
 from .point_clouds.dataset import PointCloudDataset, SampledDataset
 from .point_clouds.folder import PointCloudFolder
+from .point_clouds.h5 import ModelNetH5, ScanObjectNN
 from .point_clouds.modelnet import ModelNet
 from .point_clouds.parts import ShapeParts
 from .point_clouds.shapenet_part import ShapeNetPart
@@ -39,6 +40,7 @@ __all__ = [
     "LRADataModule",
     "MNISTDataModule",
     "ModelNet",
+    "ModelNetH5",
     "PartSegmentationDataModule",
     "PointCloudArrays",
     "PointCloudDataModule",
@@ -46,6 +48,7 @@ __all__ = [
     "PointCloudFolder",
     "STL10DataModule",
     "SampledDataset",
+    "ScanObjectNN",
     "Scene",
     "SceneDataModule",
     "ShapeNetPart",

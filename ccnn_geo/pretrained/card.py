@@ -113,9 +113,8 @@ class ModelCard:
         Raises:
             ValueError: If an entry is missing, unknown, of another type or out of range.
         """
-        if isinstance(content, dict):  # older cards are all of classifiers
-            content = {"task": "classification", **content}
-        entries = _entries("card", content, cls)
+        # Older cards are all of classifiers, and have no task.
+        entries = _entries("card", content, cls, task="classification")
         entries["classes"] = _names("classes", entries["classes"])
         tiled = isinstance(entries["preprocessing"], dict) and "radius" in entries["preprocessing"]
         recipe = TilePreprocessing if tiled else Preprocessing
@@ -132,13 +131,17 @@ class ModelCard:
         return cls(**entries)
 
 
-def _entries(name: str, content: Any, kind: type) -> dict[str, Any]:
-    """Check that a JSON object has exactly the fields of a dataclass."""
+def _entries(name: str, content: Any, kind: type, **defaults: Any) -> dict[str, Any]:
+    """Check that a JSON object has exactly the fields of a dataclass, but for those with defaults.
+
+    Returns:
+        The fields, completed by the defaults.
+    """
     known = {each.name for each in fields(kind)}
-    if not isinstance(content, dict) or content.keys() != known:
+    if not isinstance(content, dict) or content.keys() | defaults.keys() != known:
         got = sorted(content) if isinstance(content, dict) else content
         raise ValueError(f"Expected `{name}` with {sorted(known)}, got {got}")
-    return dict(content)
+    return {**defaults, **content}
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -22,6 +22,7 @@ from ..splits import stratified_split
 from .arrays import list_arrays
 from .dataset import DataSplit, Listing, PointCloudDataset, SampledDataset
 from .folder import list_folder
+from .h5 import ScanVariant, list_modelnet_h5, list_scanobjectnn
 from .modelnet import list_modelnet
 from .parts import list_shape_parts
 from .sampling import Normalization
@@ -32,7 +33,9 @@ __all__ = ["PartSegmentationDataModule", "PointCloudDataModule"]
 
 _LOGGER = logging.getLogger(__name__)
 
-DataName = Literal["modelnet40", "modelnet10", "shapes", "folder", "arrays"]
+DataName = Literal[
+    "modelnet40", "modelnet10", "modelnet40_h5", "scanobjectnn", "shapes", "folder", "arrays"
+]  # fmt: skip
 PartsName = Literal["shape_parts", "shapenet_part"]
 Features = Literal["auto", "normal+pos", "pos"]
 
@@ -49,10 +52,12 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
     `num_features`, `num_classes`, `class_names` and `split_sizes`.
 
     Args:
-        name: Data set: `modelnet40`, `modelnet10`, `shapes` (procedural), `folder` (user files,
+        name: Data set: `modelnet40`, `modelnet10`, `modelnet40_h5` (clouds in HDF5 files),
+            `scanobjectnn`, `shapes` (procedural), `folder` (user files,
             `root/<class>/{train,test}/*`) or `arrays` (one .npz file).
         root: Folder of the data set, or the file of `arrays`. ModelNet is downloaded to it if
             necessary. By default `data/modelnet40`, `data/modelnet10` or `data/shapes`.
+        variant: Variant of `scanobjectnn`, see `ScanObjectNN`.
         num_points: Number of points, or voxels, per cloud that the network is given.
         voxels: Number of cells along each axis of the grid on which clouds are voxelized, see
             `ccnn_geo.transforms.Voxelize`. All points of a cloud are voxelized, and augmentation is
@@ -93,6 +98,7 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         name: DataName = "modelnet40",
         root: Path | None = None,
         *,
+        variant: ScanVariant = "pb_t50_rs",
         num_points: int = 512,
         voxels: int | None = None,
         points_per_mesh: int = 2048,
@@ -132,6 +138,7 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
             seed=seed,
         )
         self.name = name
+        self.variant: ScanVariant = variant
         self.num_points = num_points
         self.voxels = voxels
         self.points_per_mesh = points_per_mesh
@@ -229,6 +236,10 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
                 return list_modelnet(self.root, "40", fetch=self.download)
             case "modelnet10":
                 return list_modelnet(self.root, "10", fetch=self.download)
+            case "modelnet40_h5":
+                return list_modelnet_h5(self.root)
+            case "scanobjectnn":
+                return list_scanobjectnn(self.root, self.variant)
             case "shapes":
                 return list_shapes(self.root, seed=self.sampling_seed)
             case "folder":

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ccnn_geo import CCNN, FourierNet
 from ccnn_geo.nn import CCNNBlock, FlexBlock, ModelCard, Preprocessing, S4Block, pretrained_names
+from ccnn_geo.pretrained import TilePreprocessing
 from clouds_helpers import random_clouds
 
 TINY = {"dim": 3, "hidden_channels": 8, "num_blocks": 1, "kernel_channels": 4, "num_neighbors": 8}
@@ -362,8 +363,8 @@ def test_the_package_gives_everything_that_loading_and_predicting_take():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert printed.strip() == str([
-        "Classifier", "ModelCard", "Prediction", "Preprocessing", "PretrainedModule",
-        "pretrained_names",
+        "Classifier", "Labeller", "Labelling", "ModelCard", "Prediction", "Preprocessing",
+        "PretrainedModule", "TilePreprocessing", "pretrained_names",
     ])  # fmt: skip
 
 
@@ -377,6 +378,9 @@ class TestShipped:
         network = CCNN.from_pretrained(name)
         card = network.card
         assert len(card.classes) == network.out_channels
-        assert 3 * len(card.preprocessing.features) == network.in_channels
+        assert (network.readout is None) == (card.task == "segmentation")
+        # Tiles of scans have their positions as features.
+        tiles = isinstance(card.preprocessing, TilePreprocessing)
+        assert 3 * (len(card.preprocessing.features) + tiles) == network.in_channels
         assert card.license and card.description and card.training["data_set"]
         assert 0 < card.accuracy["test"] <= 1
