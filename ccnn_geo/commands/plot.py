@@ -13,7 +13,7 @@ from ccnn_geo.files import read_json, require_entries
 if TYPE_CHECKING:
     from ccnn_geo.nn import CKConvMP
 
-HELP = "draw kernels, initialisation, a training run, or voxels"
+HELP = "draw kernels, initialisation, a training run, voxels, or labelled scans"
 _OUTPUT = "file to write: .png, .svg or .pdf"
 
 
@@ -52,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     voxels.add_argument(
         "--points", type=int, default=2048, help="points of the cloud (default: 2048)"
+    )
+
+    labels = _add(pictures, "labels", _labels, "a labelled scan from the side and from above")
+    labels.add_argument("file", type=Path, help="a file that `segment` has written")
+    labels.add_argument("output", type=Path, help=_OUTPUT)
+    labels.add_argument("--label", metavar="NAME", help="attribute with the labels")
+    labels.add_argument(
+        "--slice", type=float, default=8.0, help="depth of the view from the side (default: 8)"
     )
 
 
@@ -134,3 +142,22 @@ def _voxels(options: argparse.Namespace) -> list[Path]:
         return []
     voxels = Voxelize(options.resolution)(Data(pos=pos)).pos
     return [save_figure(plot_voxels(pos, voxels, resolution=options.resolution), options.output)]
+
+
+def _labels(options: argparse.Namespace) -> list[Path]:
+    import numpy as np
+
+    from ccnn_geo.commands.classes import class_colors, las_names
+    from ccnn_geo.datasets import read_scene
+    from ccnn_geo.visualization.figures import plot_labels, save_figure
+
+    scene = read_scene(options.file, label=options.label)
+    if scene.labels is None:
+        raise ValueError(f"{options.file}: expected labels, got a scan without")
+    numbers, labels = np.unique(scene.labels, return_inverse=True)
+    las = options.file.suffix.lower() in (".las", ".laz")
+    names = las_names(numbers.tolist()) if las else [str(number) for number in numbers]
+    figure = plot_labels(
+        scene.points, labels, names=names, colors=class_colors(names), depth=options.slice
+    )
+    return [save_figure(figure, options.output)]

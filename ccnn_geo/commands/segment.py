@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ccnn_geo.commands.classes import class_colors, las_codes
 from ccnn_geo.commands.inputs import (
     add_input_arguments,
     check_device,
@@ -33,19 +34,6 @@ _LAS = (".las", ".laz")
 _MESHES = (".obj", ".off", ".stl")
 _SHOWN = 20_000
 """Points of a scan on an interactive page."""
-_COLORS = (
-    (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
-    (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207),
-)  # fmt: skip
-_NAMED_COLORS = {
-    "ground": (166, 118, 67), "tree": (34, 139, 34), "clutter": (200, 60, 60),
-    "building": (130, 130, 140), "water": (60, 110, 200),
-}  # fmt: skip
-_LAS_CODES = {
-    "ground": 2, "vegetation": 5, "tree": 5, "building": 6, "water": 9, "clutter": 1,
-}  # fmt: skip
-"""Classes of the LAS specification by name; others are numbered from 64 on, its range for users."""
-_FIRST_FREE_CODE = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -187,8 +175,8 @@ def _write(
         {**scene.attributes, "confidence": labelling.confidence},
         labelling.labels,
     )
-    colors = _palette(classes)[labelling.labels]
-    codes = _las_codes(classes)[labelling.labels]
+    colors = class_colors(classes)[labelling.labels]
+    codes = las_codes(classes)[labelling.labels]
     write_scene(output, labelled, colors=colors, codes=codes, source=file)
 
 
@@ -237,21 +225,6 @@ def _figure(file: Path, scene: Scene, labelling: Labelling, classes: list[str]) 
         scene.points[shown],
         labelling.labels[shown],
         classes=classes,
-        colors=_palette(classes),
+        colors=class_colors(classes),
         title=str(file),
     )
-
-
-def _palette(classes: list[str]) -> np.ndarray:
-    """Return a colour for every class, 0 to 255, `[C, 3]`."""
-    colors = [
-        _NAMED_COLORS.get(name, _COLORS[number % len(_COLORS)])
-        for number, name in enumerate(classes)
-    ]
-    return np.array(colors, np.uint8)
-
-
-def _las_codes(classes: list[str]) -> np.ndarray:
-    """Return the code of every class in LAS files, `[C]`."""
-    codes = [_LAS_CODES.get(name, _FIRST_FREE_CODE + number) for number, name in enumerate(classes)]
-    return np.array(codes)

@@ -34,6 +34,7 @@ __all__ = [
     "plot_confusion",
     "plot_initialization",
     "plot_kernels",
+    "plot_labels",
     "plot_learning_curves",
     "plot_voxels",
     "save_figure",
@@ -315,6 +316,38 @@ def plot_voxels(pos: Tensor, voxels: Tensor, *, resolution: int) -> Figure:
         axis.set_box_aspect((1, 1, 1), zoom=1.4)
         axis.set(xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
         axis.set_axis_off()
+    return figure
+
+
+def plot_labels(
+    pos: np.ndarray,
+    labels: np.ndarray,
+    *,
+    names: Sequence[str],
+    colors: np.ndarray,
+    depth: float,
+) -> Figure:
+    """Draw a labelled scan from the side, through its middle, and from above.
+
+    Args:
+        pos: Positions, `[N, 3]`, the third axis upward.
+        labels: Class of every point, `[N]`.
+        names: Names of the classes.
+        colors: Colours of the classes, 0 to 255, `[C, 3]`.
+        depth: Depth of the slice that is seen from the side, in the unit of `pos`.
+    """
+    pos = pos.astype(np.float64) - pos.min(axis=0)
+    figure = _figure(9, 9)
+    side, top = figure.subplots(2, 1, height_ratios=[1, 3])
+    middle = np.abs(pos[:, 1] - np.median(pos[:, 1])) <= depth / 2
+    for number, (name, color) in enumerate(zip(names, colors, strict=True)):
+        own = labels == number
+        style = {"color": color / 255, "marker": ".", "linewidths": 0, "label": printable(name)}
+        side.scatter(*pos[own & middle][:, [0, 2]].T, s=12, **style)
+        top.scatter(*pos[own][:, [0, 1]].T, s=4, **style)
+    for axis in (side, top):
+        axis.set_aspect("equal")
+    top.legend(markerscale=4, fontsize=8)
     return figure
 
 

@@ -150,3 +150,16 @@ def test_one_output_file_for_several_scans_is_refused(segment, scan, tmp_path):
 def test_predict_says_that_weights_label_points(capsys, scan):
     assert main(["predict", str(scan), "--weights", "landscapes"]) == 1
     assert "use `Labeller`, or `python -m ccnn_geo segment`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["ply", "las"])
+def test_what_was_written_can_be_drawn(segment, scan, tmp_path, suffix):
+    pytest.importorskip("matplotlib", reason="the extra `viz` is missing").use("agg")
+    if suffix == "las":
+        pytest.importorskip("laspy", reason="the extra `las` is missing")
+    labelled, picture = tmp_path / f"labelled.{suffix}", tmp_path / "labelled.png"
+    segment(scan, "--output", labelled)
+    assert main(["plot", "labels", str(labelled), str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    np.savetxt(tmp_path / "plain.xyz", np.eye(3))
+    assert main(["plot", "labels", str(tmp_path / "plain.xyz"), str(picture)]) == 1
