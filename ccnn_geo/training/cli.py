@@ -126,6 +126,11 @@ class ExperimentCLI(LightningCLI):
         """Make the network from `self.config.network` for a data module that is set up."""
         raise NotImplementedError
 
+    def network_arguments(self) -> dict[str, Any]:
+        """Return the arguments of a `CCNN` from `self.config.network`."""
+        arguments = self.config.network.as_dict()
+        return {**arguments, "block": CCNN.argument_classes[arguments["block"]]}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the name of the run and the network, and link the data with the other groups."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run.")
@@ -341,7 +346,7 @@ class PointCloudCLI(ExperimentCLI):
 
     def make_network(self, data: Any) -> nn.Module:
         """Make a `CCNN`."""
-        arguments = _ccnn_arguments(self.config)
+        arguments = self.network_arguments()
         return CCNN(data.num_features, data.num_classes, dim=data.dim, **arguments)
 
 
@@ -364,7 +369,7 @@ class SegmentationCLI(ExperimentCLI):
 
     def make_network(self, data: Any) -> nn.Module:
         """Make a `CCNN` without a readout."""
-        arguments = _ccnn_arguments(self.config)
+        arguments = self.network_arguments()
         return CCNN(data.num_features, data.num_classes, dim=data.dim, readout=None, **arguments)
 
 
@@ -386,7 +391,7 @@ class RegressionCLI(ExperimentCLI):
 
     def make_network(self, data: Any) -> nn.Module:
         """Make a `CCNN`, without a readout if there are numbers at every point."""
-        arguments = _ccnn_arguments(self.config)
+        arguments = self.network_arguments()
         if data.per_point:
             arguments["readout"] = None
         return CCNN(data.num_features, data.num_targets, dim=data.dim, **arguments)
@@ -417,7 +422,7 @@ class SignalCLI(ExperimentCLI):
 
     def make_network(self, data: Any) -> nn.Module:
         """Make a `CCNN` for grids of the data's size."""
-        arguments = _ccnn_arguments(self.config)
+        arguments = self.network_arguments()
         embedding = arguments.pop("embedding")
         return CCNN.for_grid(
             data.num_features,
@@ -452,8 +457,3 @@ def _add_ccnn_arguments(group: Any, *, skip: Set[str] = frozenset()) -> None:
         help="Class of the residual blocks.",
     )
     group.set_defaults({"network.hidden_channels": 16, "network.kernel_channels": 8})
-
-
-def _ccnn_arguments(config: Any) -> dict[str, Any]:
-    arguments = config.network.as_dict()
-    return {**arguments, "block": CCNN.argument_classes[arguments["block"]]}

@@ -116,3 +116,27 @@ def test_predicts_numbers_at_points(run_example):
     assert content["monitor"] == "rmse" and content["confusion"] is None
     assert {"mae", "rmse", "r2", "loss"} <= content["test"].keys()
     assert "mean absolute error" in printed
+
+
+@pytest.mark.parametrize("train_on", ["images", "both"])
+def test_trains_on_two_forms_of_the_same_digits(run_example, train_on):
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 40), ("test", 10)):
+        arrays[f"{split}_x"] = generator.integers(0, 256, size=(count, 28, 28)).astype(np.uint8)
+        arrays[f"{split}_y"] = np.arange(count) % 10
+    np.savez("digits.npz", **arrays)
+    printed = run_example(
+        "cross_modal", *TINY, "--data.root=digits.npz", f"--data.train_on={train_on}",
+        "--data.batch_size=8",
+    )  # fmt: skip
+    content = report("runs/mnist/seed0")
+    assert content["split_sizes"]["test"] == (20 if train_on == "both" else 10)
+    assert content["forms"].keys() == {"images", "clouds"}
+    assert printed.splitlines()[-1].startswith(f"Trained on {train_on}, right: ")
+
+
+def test_a_form_that_the_data_do_not_have_is_a_usage_error(run_example, capsys):
+    run = partial(run_example, "cross_modal")
+    stopped(run, 2, *TINY, "--data.train_on=voxels")
+    assert "`train_on` to be one of ('images', 'clouds', 'both')" in capsys.readouterr().err
