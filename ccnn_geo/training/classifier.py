@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassStatScores
 
 from ccnn_geo.nn import CCNN
-from ccnn_geo.training.module import CCNNModule
+from ccnn_geo.training.module import CCNNModule, count_outputs
 
 __all__ = ["CCNNClassifier", "ClassMeanAccuracy"]
 
@@ -49,7 +49,7 @@ class CCNNClassifier(CCNNModule):
         self.save_hyperparameters(ignore=["network"])
         if isinstance(network, CCNN) and network.readout is None:
             raise ValueError("Expected a network with a `readout`, got one without")
-        self.num_classes = count_classes(network, num_classes)
+        self.num_classes = count_outputs(network, num_classes, "num_classes", least=2)
         self.label_smoothing = check_smoothing(label_smoothing)
         metrics = {
             "accuracy": MulticlassAccuracy(self.num_classes, average="micro"),
@@ -95,22 +95,3 @@ def check_smoothing(label_smoothing: float) -> float:
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"Expected `label_smoothing` in [0, 1), got {label_smoothing}")
     return label_smoothing
-
-
-def count_classes(network: nn.Module, num_classes: int | None) -> int:
-    """Return the number of classes of a network.
-
-    Raises:
-        ValueError: If it is unknown, less than 2, or not the number of outputs of a `CCNN`.
-    """
-    if isinstance(network, CCNN):
-        if num_classes not in (None, network.out_channels):
-            raise ValueError(
-                f"Expected a network with {num_classes} outputs, got {network.out_channels}"
-            )
-        num_classes = network.out_channels
-    if num_classes is None:
-        raise ValueError("Expected `num_classes` for a network that is not a CCNN, got none")
-    if num_classes < 2:
-        raise ValueError(f"Expected `num_classes` >= 2, got {num_classes}")
-    return num_classes

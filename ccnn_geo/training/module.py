@@ -324,6 +324,29 @@ class CCNNModule(pl.LightningModule):
         self.seed = checkpoint["seed"]
 
 
+def count_outputs(network: nn.Module, given: int | None, name: str, *, least: int) -> int:
+    """Return the number of outputs of a network.
+
+    Args:
+        network: The network.
+        given: The number, required if the network is not a `CCNN`.
+        name: Name of the number, for error messages.
+        least: Smallest number.
+
+    Raises:
+        ValueError: If it is unknown, too small, or not the number of outputs of a `CCNN`.
+    """
+    if isinstance(network, CCNN):
+        if given not in (None, network.out_channels):
+            raise ValueError(f"Expected a network with {given} outputs, got {network.out_channels}")
+        given = network.out_channels
+    if given is None:
+        raise ValueError(f"Expected `{name}` for a network that is not a CCNN, got none")
+    if given < least:
+        raise ValueError(f"Expected `{name}` >= {least}, got {given}")
+    return given
+
+
 def _common_spacing(spacing: Tensor) -> tuple[float, ...] | float:
     """Return the step of all grids of a batch from one entry per grid, `[B]` or `[B, D]`.
 

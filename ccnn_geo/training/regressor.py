@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 from torchmetrics import Metric, MetricCollection
 
-from ccnn_geo.nn import CCNN
-from ccnn_geo.training.module import CCNNModule
+from ccnn_geo.training.module import CCNNModule, count_outputs
 
 __all__ = ["CCNNRegressor", "KnownTargets"]
 
@@ -60,7 +59,7 @@ class CCNNRegressor(CCNNModule):
     ) -> None:
         super().__init__(network, **options)
         self.save_hyperparameters(ignore=["network"])
-        self.num_targets = targets = _num_targets(network, num_targets)
+        self.num_targets = targets = count_outputs(network, num_targets, "num_targets", least=1)
         for name, values, default in (
             ("target_mean", target_mean, 0.0),
             ("target_scale", target_scale, 1.0),
@@ -137,17 +136,3 @@ class KnownTargets(Metric):
         if self.measure == "rmse":
             return (squared.sum() / count.sum()).sqrt().float()
         return (1 - squared / (squares - total.square() / count)).mean().float()
-
-
-def _num_targets(network: nn.Module, num_targets: int | None) -> int:
-    if isinstance(network, CCNN):
-        if num_targets not in (None, network.out_channels):
-            raise ValueError(
-                f"Expected a network with {num_targets} outputs, got {network.out_channels}"
-            )
-        num_targets = network.out_channels
-    if num_targets is None:
-        raise ValueError("Expected `num_targets` for a network that is not a CCNN, got none")
-    if num_targets < 1:
-        raise ValueError(f"Expected `num_targets` >= 1, got {num_targets}")
-    return num_targets

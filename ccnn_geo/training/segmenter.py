@@ -12,8 +12,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from ccnn_geo.nn import CCNN
-from ccnn_geo.training.classifier import ClassMeanAccuracy, check_smoothing, count_classes
-from ccnn_geo.training.module import CCNNModule
+from ccnn_geo.training.classifier import ClassMeanAccuracy, check_smoothing
+from ccnn_geo.training.module import CCNNModule, count_outputs
 
 __all__ = ["CCNNSegmenter", "PartIoU"]
 
@@ -71,7 +71,7 @@ class CCNNSegmenter(CCNNModule):
         self.save_hyperparameters(ignore=["network"])
         if isinstance(network, CCNN) and network.readout is not None:
             raise ValueError(f"Expected a network without a `readout`, got {network.readout!r}")
-        self.num_classes = classes = count_classes(network, num_classes)
+        self.num_classes = classes = count_outputs(network, num_classes, "num_classes", least=2)
         if 0 <= ignore_index < classes:
             raise ValueError(
                 f"Expected `ignore_index` to be none of the {classes} classes, got {ignore_index}"

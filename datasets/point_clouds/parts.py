@@ -1,15 +1,13 @@
 """Data set of procedural objects whose parts are labelled, without a download."""
 
-from functools import partial
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
 
 from ..io.readers import Geometry
-from .cache import Item
 from .dataset import Listing, SampledDataset, SamplingOptions
-from .shapes import deform, turn
+from .shapes import deform, procedural_items, turn
 
 __all__ = ["PART_CATEGORIES", "ShapeParts", "list_shape_parts", "make_parts"]
 
@@ -70,31 +68,16 @@ def list_shape_parts(
     root: Path, *, seed: int = 0, train_per_category: int = 96, test_per_category: int = 24
 ) -> Listing:
     """List the objects of `ShapeParts`, which are generated on demand."""
-    if train_per_category < 1 or test_per_category < 0 or seed < 0:
-        raise ValueError(
-            "Expected `train_per_category` >= 1, `test_per_category` >= 0 and `seed` >= 0, "
-            f"got {train_per_category}, {test_per_category} and {seed}"
-        )
-    counts = {"train": train_per_category, "test": test_per_category}
-    items = {
-        split: [
-            Item(
-                f"{name}/{split}/{name}_{number:04d}",
-                label,
-                partial(make_parts, name, seed=(seed, label, fold, number)),
-                f"shape_parts{_VERSION}:{seed}",
-            )
-            for label, name in enumerate(PART_CATEGORIES)
-            for number in range(counts[split])
-        ]
-        for fold, split in enumerate(counts)
-    }
+    counts = {"train_per_category": train_per_category, "test_per_category": test_per_category}
+    stamp = f"shape_parts{_VERSION}:{seed}"
+    names = list(PART_CATEGORIES)
+    train, test = procedural_items(names, make_parts, counts, seed=seed, stamp=stamp)
     return Listing(
         "shape_parts",
         root,
-        list(PART_CATEGORIES),
-        items["train"],
-        items["test"],
+        names,
+        train,
+        test,
         point_classes=list(PART_CLASSES),
         parts=category_parts({name: len(parts) for name, parts in PART_CATEGORIES.items()}),
     )

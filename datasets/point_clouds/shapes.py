@@ -1,5 +1,6 @@
 """Data set of procedural meshes, for demonstrations without a download."""
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Unpack
@@ -10,7 +11,15 @@ from ..io.readers import Geometry
 from .cache import Item
 from .dataset import Listing, SampledDataset, SamplingOptions
 
-__all__ = ["SHAPES_CLASSES", "Shapes", "deform", "list_shapes", "make_shape", "turn"]
+__all__ = [
+    "SHAPES_CLASSES",
+    "Shapes",
+    "deform",
+    "list_shapes",
+    "make_shape",
+    "procedural_items",
+    "turn",
+]
 
 SHAPES_CLASSES = (
     "ball",
@@ -70,26 +79,52 @@ def list_shapes(
     root: Path, *, seed: int = 0, train_per_class: int = 64, test_per_class: int = 16
 ) -> Listing:
     """List the meshes of `Shapes`, which are generated on demand."""
-    if train_per_class < 1 or test_per_class < 0 or seed < 0:
+    counts = {"train_per_class": train_per_class, "test_per_class": test_per_class}
+    stamp = f"shapes{_VERSION}:{seed}"
+    train, test = procedural_items(SHAPES_CLASSES, make_shape, counts, seed=seed, stamp=stamp)
+    return Listing("shapes", root, list(SHAPES_CLASSES), train, test)
+
+
+def procedural_items(
+    names: Sequence[str],
+    make: Callable[..., Geometry],
+    counts: Mapping[str, int],
+    *,
+    seed: int,
+    stamp: str,
+) -> tuple[list[Item], list[Item]]:
+    """Return the training and test items of a procedural data set.
+
+    Args:
+        names: Names of the classes.
+        make: Generates an object from the name of its class and a seed.
+        counts: Numbers of training and of test objects per class, by the names of the arguments.
+        seed: Seed of all objects.
+        stamp: Text that changes if the same seed gives other objects.
+
+    Raises:
+        ValueError: If there is no training object, or a number is negative.
+    """
+    (train_name, train), (test_name, test) = counts.items()
+    if train < 1 or test < 0 or seed < 0:
         raise ValueError(
-            "Expected `train_per_class` >= 1, `test_per_class` >= 0 and `seed` >= 0, "
-            f"got {train_per_class}, {test_per_class} and {seed}"
+            f"Expected `{train_name}` >= 1, `{test_name}` >= 0 and `seed` >= 0, "
+            f"got {train}, {test} and {seed}"
         )
-    counts = {"train": train_per_class, "test": test_per_class}
-    items = {
-        split: [
+    first, second = (
+        [
             Item(
                 f"{name}/{split}/{name}_{number:04d}",
                 label,
-                partial(make_shape, name, seed=(seed, label, fold, number)),
-                f"shapes{_VERSION}:{seed}",
+                partial(make, name, seed=(seed, label, fold, number)),
+                stamp,
             )
-            for label, name in enumerate(SHAPES_CLASSES)
-            for number in range(counts[split])
+            for label, name in enumerate(names)
+            for number in range(count)
         ]
-        for fold, split in enumerate(counts)
-    }
-    return Listing("shapes", root, list(SHAPES_CLASSES), items["train"], items["test"])
+        for fold, (split, count) in enumerate((("train", train), ("test", test)))
+    )
+    return first, second
 
 
 def make_shape(name: str, *, seed: int | tuple[int, ...]) -> Geometry:
