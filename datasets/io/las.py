@@ -23,6 +23,7 @@ _LARGEST_SCALE = 1e-3
 _DIGITS = 7
 _MAX_MULTIPLE = 2**30
 _ANGLE_UNIT = 0.006
+_LONGEST_NAME = 32
 _OWN_DIMENSIONS = {*_COORDINATES, "classification", "red", "green", "blue", "color", "normal"}
 _COLOR_SCALE = 257
 """From colours in 8 bits to the 16 bits of a LAS file."""
@@ -67,8 +68,9 @@ def write_las(
         codes: Classification of every point, 0 to 255, `[N]`.
         compress: If True, write LAZ.
         colors: Colours from 0 to 255, `[N, 3]`; not used with a source.
-        attributes: Further numbers of the points by name, `[N]`, which become extra dimensions, or
-            dimensions of the format that have their names; not used with a source.
+        attributes: Further numbers of the points by name, `[N]`, which become dimensions of
+            the format where these have their names and hold them, and extra ones otherwise; not
+            used with a source.
         source: A LAS or LAZ file of the same points in the same order, of which header and all
             other dimensions are kept.
 
@@ -86,13 +88,9 @@ def write_las(
         header.offsets = np.floor(low / header.scales) * header.scales
         las = laspy.LasData(header)
         las.xyz = points
-        known = set(las.point_format.dimension_names)
         for name, values in attributes.items():
             if values.ndim == 1 and values.dtype.kind in "fiu" and name not in _OWN_DIMENSIONS:
-                if name not in known:
-                    kind = values.dtype if values.dtype.itemsize <= 8 else np.float64
-                    las.add_extra_dim(laspy.ExtraBytesParams(name[:32], kind))
-                las[name[:32] if name not in known else name] = values
+                _add_dimension(las, name, values)
         if colors is not None:
             las.red, las.green, las.blue = colors.T.astype(np.uint16) * _COLOR_SCALE
     else:
@@ -108,6 +106,22 @@ def write_las(
             las.scan_angle = np.rint(rank / _ANGLE_UNIT).astype(np.int16)
     las.classification = codes.astype(np.uint8)
     las.write(file, do_compress=compress)
+
+
+def _add_dimension(las: Any, name: str, values: np.ndarray) -> None:
+    """Write numbers to the dimension of their name if they fit it, and to an extra one if not."""
+    laspy = _laspy(compressed=False)
+    dimensions = {each.name: each for each in las.point_format.dimensions}
+    dimension = dimensions.get(name)
+    if dimension is not None:
+        whole = bool((values == np.floor(values)).all())
+        if whole and dimension.min <= values.min() <= values.max() <= dimension.max:
+            las[name] = values
+            return
+        name = f"{name}_"  # for example reflectances below 1 as `intensity`
+    name = name[:_LONGEST_NAME]
+    las.add_extra_dim(laspy.ExtraBytesParams(name, values.dtype))
+    las[name] = values
 
 
 def _scale(extent: float) -> float:

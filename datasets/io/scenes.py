@@ -279,10 +279,10 @@ def _unpacked(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name in columns and columns[name].ndim == 1:
             packed = columns.pop(name)
             # Text has the digits of a float whose bits are the colours, or of a whole number.
-            if packed.dtype == np.float64:
+            if packed.dtype.itemsize != 4:
                 whole = bool((packed == np.floor(packed)).all()) and packed.max(initial=0) > 1
                 packed = packed.astype(np.uint32 if whole else np.float32)
-            bits = np.ascontiguousarray(packed.astype(packed.dtype, copy=False)).view(np.uint32)
+            bits = np.ascontiguousarray(packed).view(np.uint32)
             for color, shift in (("red", 16), ("green", 8), ("blue", 0)):
                 columns[color] = ((bits >> shift) & 0xFF).astype(np.uint8)
     return {name: column for name, column in columns.items() if not name.startswith("_")}
@@ -343,11 +343,8 @@ def _bytes(scene: Scene) -> np.ndarray | None:
 
 def _write_ply(file: BinaryIO, scene: Scene, colors: np.ndarray | None) -> None:
     attributes = _renamed(scene.attributes, _RESERVED)
-    if colors is not None:
-        attributes.pop("color", None)
-    else:
-        colors = _bytes(scene)
-        attributes.pop("color", None)
+    attributes.pop("color", None)
+    colors = _bytes(scene) if colors is None else colors
     kind = "<f4" if np.can_cast(scene.points.dtype, np.float32) else "<f8"
     columns = {
         axis: column.astype(kind) for axis, column in zip("xyz", scene.points.T, strict=True)

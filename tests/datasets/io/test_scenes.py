@@ -852,3 +852,16 @@ def test_the_transparency_of_colours_is_dropped(tmp_path):
     np.savez(tmp_path / "a.npz", pos=np.zeros((1, 3)), color=colors)
     found = read_scene(tmp_path / "a.npz").attributes["color"]
     np.testing.assert_allclose(found, [[0.2, 0.4, 1.0]])
+
+
+def test_numbers_that_do_not_fit_a_dimension_of_las_get_one_of_their_own(tmp_path):
+    pytest.importorskip("laspy", reason="the extra `las` is missing")
+    attributes = {
+        "intensity": np.array([0.25, 0.5], np.float32), "user_data": np.array([3, 255]),
+        "height": np.array([1.5, -2.0]),
+    }  # fmt: skip
+    write_scene(tmp_path / "a.las", Scene(np.eye(3)[:2], attributes))
+    found = read_scene(tmp_path / "a.las").attributes
+    assert found["intensity_"].tolist() == [0.25, 0.5]
+    assert found["user_data"].tolist() == [3, 255]
+    assert found["height"].tolist() == [1.5, -2.0]
