@@ -64,6 +64,8 @@ class SceneDataModule(ClassificationDataModule[SceneTiles]):
         num_workers: Number of worker processes of a loader; 0 loads in the main process.
         seed: Seed of the tiles and the augmentation.
         sampling_seed: Seed of procedural scans and of the validation split.
+        cache_dir: Folder of the cache of `s3dis`; by default `.ccnn_geo` beside the data.
+        num_processes: Number of processes that read `s3dis`; one per processor by default.
 
     Raises:
         ValueError: If an argument is out of range or does not fit the data, or if a file is broken.
@@ -96,6 +98,8 @@ class SceneDataModule(ClassificationDataModule[SceneTiles]):
         num_workers: int = 0,
         seed: int = 0,
         sampling_seed: int = 0,
+        cache_dir: Path | None = None,
+        num_processes: int | None = None,
     ) -> None:
         check_choice("name", name, get_args(ScenesName))
         if root is None and name != "landscapes":
@@ -124,6 +128,8 @@ class SceneDataModule(ClassificationDataModule[SceneTiles]):
         self.random_jitter = random_jitter
         self.random_thinning = random_thinning
         self.sampling_seed = sampling_seed
+        self.cache_dir = cache_dir
+        self.num_processes = num_processes
         self.test_scenes: dict[str, Scene] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -169,7 +175,12 @@ class SceneDataModule(ClassificationDataModule[SceneTiles]):
             case "folder":
                 return list_scene_folder(self.root, label=self.label)
             case "s3dis":
-                return list_s3dis(self.root, test_area=self.test_area)
+                return list_s3dis(
+                    self.root,
+                    test_area=self.test_area,
+                    cache_dir=self.cache_dir,
+                    num_processes=self.num_processes,
+                )
             case _:
                 return list_scene_arrays(self.root, test_area=self.test_area)
 

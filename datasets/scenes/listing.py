@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from ..cache import Arrays, cached_arrays, file_stamp, fingerprint, has_layout
 from ..io.npz import read_npz
 from ..io.readers import visible_files
 from ..io.scenes import SCENE_SUFFIXES, Scene, read_scene
@@ -29,6 +32,11 @@ S3DIS_CLASSES = (
 UNLABELLED = -1
 """Label of points without a class."""
 
+T = TypeVar("T")
+
+# Incremented whenever the same files give other arrays.
+_VERSION = 1
+_ROOMS_PER_PART = 4
 _CLASSES_FILE = "classes.txt"
 _ARRAY_NAMES = {"color": "color", "colour": "color", "normal": "normal", "intensity": "intensity"}
 
@@ -107,19 +115,27 @@ def list_scene_folder(root: Path, *, label: str | None = None) -> Scenes:
     return Scenes(classes, labelled["train"], labelled["test"], val)
 
 
-def list_s3dis(root: Path, *, test_area: int = 5) -> Scenes:
+def list_s3dis(
+    root: Path,
+    *,
+    test_area: int = 5,
+    cache_dir: Path | None = None,
+    num_processes: int | None = None,
+) -> Scenes:
     """Read the rooms of S3DIS, `root/Area_N/ROOM/Annotations/CLASS_K.txt`.
 
     The annotations of a room, rows `x y z r g b`, make one scan. The classes are those of S3DIS,
-    or, if other names occur, all names, sorted.
+    or, if other names occur, all names, sorted. What was read is cached.
 
     Args:
         root: The folder of the areas.
         test_area: Number of the area that is tested on; the others are trained on.
+        cache_dir: Folder of the cache; by default `.ccnn_geo` beside the areas.
+        num_processes: Number of processes that read rooms; one per processor by default.
 
     Raises:
         ValueError: If an area is missing or a file cannot be read.
-        OSError: If the folder does not exist.
+        OSError: If the folder does not exist, or the cache cannot be written.
     """
     if not root.is_dir():
         raise FileNotFoundError(
@@ -136,8 +152,10 @@ def list_s3dis(root: Path, *, test_area: int = 5) -> Scenes:
         _class_of(path) for folder in rooms.values() for path in visible_files(folder, {".txt"})
     }
     known = S3DIS_CLASSES if found - {"stairs"} <= set(S3DIS_CLASSES) else tuple(sorted(found))
-    scenes = {name: _room(folder, known) for name, folder in rooms.items()}
-    return _split_areas(root, list(known), scenes, test_area)
+    _split_areas(root, rooms, test_area)  # before reading takes its time
+    cache = root / ".ccnn_geo" if cache_dir is None else cache_dir
+    scenes = _cached_rooms(rooms, known, cache, num_processes)
+    return Scenes(list(known), *_split_areas(root, scenes, test_area))
 
 
 def list_scene_arrays(path: Path, *, test_area: int = 5) -> Scenes:
@@ -173,7 +191,7 @@ def list_scene_arrays(path: Path, *, test_area: int = 5) -> Scenes:
                 attributes[attribute] = scaled.astype(np.float32)
         scene = Scene(points, attributes, labels.astype(np.int64))
         scenes[room] = _labelled(path, scene, len(classes))
-    return _split_areas(path, classes, scenes, test_area)
+    return Scenes(classes, *_split_areas(path, scenes, test_area))
 
 
 def _array(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -183,17 +201,72 @@ def _array(path: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def _split_areas(
-    source: Path, classes: list[str], scenes: dict[str, Scene], test_area: int
-) -> Scenes:
+    source: Path, rooms: Mapping[str, T], test_area: int
+) -> tuple[dict[str, T], dict[str, T]]:
+    """Return the rooms to train on and those of the area to test on."""
     prefix = f"Area_{test_area}"
-    test = {name: each for name, each in scenes.items() if _area(name) == prefix}
-    train = {name: each for name, each in scenes.items() if _area(name) != prefix}
+    test = {name: each for name, each in rooms.items() if _area(name) == prefix}
+    train = {name: each for name, each in rooms.items() if _area(name) != prefix}
     if not test or not train:
-        areas = sorted({_area(name) for name in scenes})
+        areas = sorted({_area(name) for name in rooms})
         raise ValueError(
             f"{source}: expected {prefix} to test on and others to train on, got {', '.join(areas)}"
         )
-    return Scenes(classes, train, test)
+    return train, test
+
+
+def _cached_rooms(
+    rooms: Mapping[str, Path], classes: Sequence[str], folder: Path, num_processes: int | None
+) -> dict[str, Scene]:
+    """Read the annotations of all rooms, or their cache."""
+    stamps = [
+        [name, *([path.name, file_stamp(path)] for path in visible_files(room, {".txt"}))]
+        for name, room in rooms.items()
+    ]
+    cache = folder / f"s3dis-{fingerprint([_VERSION, list(classes), stamps])}"
+    arrays = cached_arrays(
+        cache,
+        list(rooms.values()),
+        partial(_rooms, classes=classes),
+        is_sound=partial(_is_sound, num_rooms=len(rooms)),
+        items_per_part=_ROOMS_PER_PART,
+        num_processes=num_processes,
+    )
+    ends = np.cumsum(arrays["sizes"])
+    scenes = {}
+    for name, end, size in zip(rooms, ends, arrays["sizes"], strict=True):
+        own = slice(end - size, end)
+        rows = arrays["points"][own]
+        attributes = {"color": rows[:, 3:].astype(np.float32)} if rows.shape[1] == 6 else {}
+        scenes[name] = Scene(rows[:, :3], attributes, np.array(arrays["labels"][own]))
+    return scenes
+
+
+def _is_sound(arrays: Arrays, *, num_rooms: int) -> bool:
+    if arrays.keys() != {"labels", "points", "sizes"} or arrays["points"].ndim != 2:
+        return False
+    rows, columns = arrays["points"].shape
+    return columns in (3, 6) and has_layout(
+        arrays,
+        {
+            "labels": ((rows,), np.int64),
+            "points": ((rows, columns), np.float64),
+            "sizes": ((num_rooms,), np.int64),
+        },
+    )
+
+
+def _rooms(folders: Sequence[Path], classes: Sequence[str]) -> Arrays:
+    """Return points with colours, if all have them, labels and sizes of rooms."""
+    scenes = [_room(folder, classes) for folder in folders]
+    columns = [[scene.points, *scene.attributes.values()] for scene in scenes]
+    width = min(sum(each.shape[1] for each in parts) for parts in columns)
+    rows = [np.concatenate(parts, axis=1).astype(np.float64)[:, :width] for parts in columns]
+    return {
+        "points": np.concatenate(rows),
+        "labels": np.concatenate([scene.labels for scene in scenes]),
+        "sizes": np.array([len(scene) for scene in scenes], np.int64),
+    }
 
 
 def _area(name: str) -> str:

@@ -184,12 +184,12 @@ class TestS3dis:
         assert scenes.train["Area_1/park_1"].labels.tolist() == [1, 2]
         assert scenes.test["Area_2/park_1"].labels.tolist() == [0]
 
-    def test_colours_are_left_out_unless_every_part_has_them(self, tmp_path):
+    def test_colours_are_left_out_unless_every_part_of_every_room_has_them(self, tmp_path):
         put_room(tmp_path, "Area_1/park_1", wall_1="0 0 0 1 2 3\n", floor_1="1 0 0\n")
         put_room(tmp_path, "Area_5/park_1", wall_1="0 0 0 1 2 3\n")
         scenes = list_s3dis(tmp_path)
         assert scenes.train["Area_1/park_1"].attributes == {}
-        assert set(scenes.test["Area_5/park_1"].attributes) == {"color"}
+        assert scenes.test["Area_5/park_1"].attributes == {}
 
     @pytest.mark.parametrize(("areas", "found"), [((1, 2), "Area_1, Area_2"), ((5,), "Area_5")])
     def test_there_has_to_be_an_area_to_test_on_and_another(self, tmp_path, areas, found):
@@ -329,3 +329,24 @@ def test_names_of_classes_may_begin_with_a_byte_order_mark(tmp_path):
     put_scan(tmp_path / "train/a.npz", [0, 1])
     (tmp_path / "classes.txt").write_text("ground\ntree\n", encoding="utf-8-sig")
     assert list_scene_folder(tmp_path).classes == ["ground", "tree"]
+
+
+def test_rooms_are_read_once_and_again_when_a_file_changes(tmp_path):
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    put_room(data, "Area_1/a", wall_1="0 0 0 1 2 3\n", floor_1="1 0 0 4 5 6\n")
+    put_room(data, "Area_5/b", wall_1="2 0 0 7 8 9\n")
+    first = list_s3dis(data, cache_dir=cache, num_processes=1)
+    again = list_s3dis(data, cache_dir=cache, num_processes=2)
+    assert len([each for each in cache.iterdir() if each.is_dir()]) == 1
+    for split in ("train", "test"):
+        for name, scene in getattr(first, split).items():
+            other = getattr(again, split)[name]
+            np.testing.assert_array_equal(scene.points, other.points)
+            np.testing.assert_array_equal(scene.labels, other.labels)
+            np.testing.assert_array_equal(scene.attributes["color"], other.attributes["color"])
+    put_room(data, "Area_5/b", wall_1="3 0 0 7 8 9\n4 0 0 7 8 9\n")
+    changed = list_s3dis(data, cache_dir=cache)
+    assert changed.test["Area_5/b"].points[:, 0].tolist() == [3, 4]
+    (built,) = [each for each in cache.iterdir() if (each / "sizes.npy").exists()][:1]
+    (built / "sizes.npy").write_bytes(b"")
+    assert list_s3dis(data, cache_dir=cache).test["Area_5/b"].points[:, 0].tolist() == [3, 4]
