@@ -48,7 +48,12 @@ TASKS = {"parts": (PartSegmentationDataModule, PARTS), "scenes": (SceneDataModul
 class TaskCLI(SegmentationCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--task", choices=list(TASKS), default="parts", help="What to label.")
+        parser.add_argument(
+            "--task",
+            choices=list(TASKS),
+            default="parts",
+            help="What to label; `--task scenes --help` shows the settings of scenes.",
+        )
         parser.set_defaults({**DEFAULTS, **TASKS[task_of(sys.argv[1:])][1]})
 
     def evaluate(self, checkpoint: Path | None) -> dict[str, Any]:
@@ -88,7 +93,8 @@ def main() -> None:
     line = f"{results['parameters']:,} parameters"
     test = results["test"]
     if test is not None:
-        line += f", {percent(test['accuracy'])} of the test points right"
+        where = "test points, tile by tile," if cli.config.task == "scenes" else "test points"
+        line += f", {percent(test['accuracy'])} of the {where} right"
         measure = "instance_iou" if "instance_iou" in test else "mean_iou"
         line += f", {measure.replace('_iou', ' IoU')} {percent(test[measure])}"
     print(line)

@@ -289,3 +289,11 @@ def test_links_between_pages_lead_to_files(page):
     folder = (ROOT / page).parent
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text())
     assert [link for link in links if not (folder / link).exists()] == []
+
+
+def test_a_checkout_has_its_data_sets_whatever_is_installed(tmp_path):
+    for folder in SOURCES.values():
+        shutil.copytree(folder, tmp_path / folder.name, ignore=shutil.ignore_patterns("*.so"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    code = "import ccnn_geo.datasets; print(ccnn_geo.datasets.__file__)"
+    assert run_python(code, cwd=tmp_path).strip() == str(tmp_path / "datasets" / "__init__.py")

@@ -1,4 +1,4 @@
-"""Colours of classes, and their codes in LAS files."""
+"""Colours of classes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ _NAMED_COLORS = {
     "ground": (166, 118, 67), "tree": (34, 139, 34), "clutter": (200, 60, 60),
     "building": (130, 130, 140), "water": (60, 110, 200),
 }  # fmt: skip
-_LAS_CODES = {"clutter": 1, "ground": 2, "tree": 5, "building": 6, "water": 9}
-"""Classes of the LAS specification by name; others are numbered from 64 on, its range for users."""
-_FIRST_FREE_CODE = 64
 
 
 def class_colors(classes: Sequence[str]) -> np.ndarray:
@@ -26,15 +23,3 @@ def class_colors(classes: Sequence[str]) -> np.ndarray:
         for number, name in enumerate(classes)
     ]
     return np.array(colors, np.uint8)
-
-
-def las_codes(classes: Sequence[str]) -> np.ndarray:
-    """Return the code of every class in LAS files, `[C]`."""
-    codes = [_LAS_CODES.get(name, _FIRST_FREE_CODE + number) for number, name in enumerate(classes)]
-    return np.array(codes)
-
-
-def las_names(codes: Sequence[int]) -> list[str]:
-    """Return the names of codes in LAS files; numbers for those without."""
-    names = {code: name for name, code in _LAS_CODES.items()}
-    return [names.get(code, str(code)) for code in codes]

@@ -147,8 +147,9 @@ def _voxels(options: argparse.Namespace) -> list[Path]:
 def _labels(options: argparse.Namespace) -> list[Path]:
     import numpy as np
 
-    from ccnn_geo.commands.classes import class_colors, las_names
+    from ccnn_geo.commands.classes import class_colors
     from ccnn_geo.datasets import read_scene
+    from ccnn_geo.datasets.io.las import las_names
     from ccnn_geo.visualization.figures import plot_labels, save_figure
 
     scene = read_scene(options.file, label=options.label)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ccnn_geo.commands.classes import class_colors, las_codes
+from ccnn_geo.commands.classes import class_colors
 from ccnn_geo.commands.inputs import (
     add_input_arguments,
     check_device,
@@ -48,13 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE_OR_FOLDER",
-        help="file to write the labelled points to (ply, npz, las, laz), or a folder for several; "
-        "from las and laz to las and laz, everything but the class is kept",
+        help="file to write the labelled points to (ply, npz, las, laz), or a folder, in which las "
+        "and laz stay what they are and all others become ply; from las and laz to las and laz, "
+        "everything but the class is kept",
     )
     parser.add_argument(
         "--label",
         metavar="NAME",
-        help="attribute of the files with true labels, to compare with, numbered as the classes",
+        help="attribute of the files with true labels to compare with: numbers of the classes from "
+        "0 on, or `classification` of las and laz, whose codes are translated",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of random subsets (default: 0)")
     parser.set_defaults(run=run)
@@ -149,6 +151,7 @@ def _outputs(files: list[Path], output: Path | None) -> dict[Path, Path]:
 def _read(file: Path, label: str | None, labeller: Labeller) -> Scene:
     """Read a scan, or sample the points of a mesh."""
     from ccnn_geo.datasets import Scene, read_geometry, read_scene
+    from ccnn_geo.datasets.io.las import las_labels
     from ccnn_geo.datasets.point_clouds.sampling import Sampling
     from ccnn_geo.pretrained.labelling import ObjectLabeller
 
@@ -156,8 +159,12 @@ def _read(file: Path, label: str | None, labeller: Labeller) -> Scene:
         raise ValueError(f"{file}: expected scans or meshes, got none")
     if file.suffix.lower() not in _MESHES or not isinstance(labeller, ObjectLabeller):
         scene = read_scene(file, label=label)
-        # Labels of other classes than those of the network are kept as they are in the file.
-        return scene if label is not None else Scene(scene.points, scene.attributes)
+        if label is None or scene.labels is None:
+            return Scene(scene.points, scene.attributes)
+        if file.suffix.lower() in _LAS and label == "classification":
+            labels = las_labels(scene.labels, labeller.classes)
+            return Scene(scene.points, scene.attributes, labels)
+        return scene
     points = labeller.preprocessing.points_per_mesh
     sampling = Sampling(points_per_mesh=points, normalize="none", seed=labeller.seed)
     rows = sampling.clouds(read_geometry(file, allow_faceless=True), file.name)[0].rows
@@ -169,6 +176,7 @@ def _write(
     output: Path, file: Path, scene: Scene, labelling: Labelling, classes: list[str]
 ) -> None:
     from ccnn_geo.datasets import Scene, write_scene
+    from ccnn_geo.datasets.io.las import las_codes
 
     labelled = Scene(
         scene.points,

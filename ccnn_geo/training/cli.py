@@ -51,10 +51,15 @@ _NOT_SETTINGS = {
 }  # fmt: skip
 
 
-def _attribute(data: Any, *, name: str) -> Any:
-    """Return an attribute of a data module that is set up, or None if it has none of this name."""
-    data.setup()
-    return getattr(data, name, None)
+def _attribute(name: str) -> Callable[[Any], Any]:
+    """Return a function of an attribute of data modules, None for those without it."""
+
+    def value(data: Any) -> Any:
+        data.setup()
+        return getattr(data, name, None)
+
+    value.__name__ = name  # `--help` shows it
+    return value
 
 
 class ExperimentCLI(LightningCLI):
@@ -86,9 +91,7 @@ class ExperimentCLI(LightningCLI):
         max_epochs: Default number of epochs.
     """
 
-    links: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
-        "num_classes": partial(_attribute, name="num_classes")
-    }
+    links: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"num_classes": _attribute("num_classes")}
     """Arguments of the model that follow from the data module: how to compute each."""
 
     folder: Path
@@ -359,8 +362,8 @@ class SegmentationCLI(ExperimentCLI):
 
     links: ClassVar = {
         **ExperimentCLI.links,
-        "class_counts": partial(_attribute, name="class_counts"),
-        "parts": partial(_attribute, name="parts"),
+        "class_counts": _attribute("class_counts"),
+        "parts": _attribute("parts"),
     }
 
     def add_network_arguments(self, group: Any) -> None:
@@ -381,8 +384,7 @@ class RegressionCLI(ExperimentCLI):
     """
 
     links: ClassVar = {
-        name: partial(_attribute, name=name)
-        for name in ("num_targets", "target_mean", "target_scale")
+        name: _attribute(name) for name in ("num_targets", "target_mean", "target_scale")
     }
 
     def add_network_arguments(self, group: Any) -> None:

@@ -18,6 +18,7 @@ __all__ = ["claim_folder", "find_folder"]
 
 _CONFIG, _RESULTS = "config.yaml", "results.json"
 _CHECKPOINTS = ("best.ckpt", "last.ckpt")
+_SHOWN = 4
 _OWN_FILES = (_CONFIG, ".lock.owner", ".lock")
 
 
@@ -34,10 +35,12 @@ def find_folder(first: Path, config: str) -> Path:
         if not folder.exists():  # an error here would be the same for every folder
             break
         try:
-            if _fits(folder, settings):
-                break
+            reason = _difference(folder, settings)
         except (OSError, ValueError) as error:
-            rank_zero_info(f"Passing over the folder {folder}: {error}")
+            reason = str(error)
+        if reason is None:
+            break
+        rank_zero_info(f"Passing over the folder {folder}: {reason}")
     return folder
 
 
@@ -57,7 +60,7 @@ def claim_folder(first: Path, config: str) -> Iterator[Path]:
         absolute = folder.absolute()  # the working directory may change meanwhile
         missing = [each for each in (absolute, *absolute.parents) if not each.exists()]
         with locked(folder, timeout=0, setting="trainer.default_root_dir"):
-            if not _fits(folder, settings):
+            if _difference(folder, settings) is not None:
                 continue  # another process has just used it
             remove_unfinished(folder)
             with atomic_write(folder / _CONFIG) as file:
@@ -69,8 +72,8 @@ def claim_folder(first: Path, config: str) -> Iterator[Path]:
             return
 
 
-def _fits(folder: Path, settings: dict[str, Any]) -> bool:
-    """Return True if a run of these settings can begin or go on in a folder.
+def _difference(folder: Path, settings: dict[str, Any]) -> str | None:
+    """Return why a run of these settings cannot begin or go on in a folder; None if it can.
 
     Raises:
         ValueError: If the settings of an earlier run are damaged, or missing beside its results.
@@ -80,9 +83,17 @@ def _fits(folder: Path, settings: dict[str, Any]) -> bool:
         found = [name for name in (_RESULTS, *_CHECKPOINTS) if (folder / name).exists()]
         if found:
             raise ValueError(f"expected {_CONFIG} beside {', '.join(found)}, got none")
-        return True
+        return None
     earlier = comparable_settings(read_settings(folder / _CONFIG))
-    return earlier == settings and not (folder / _RESULTS).exists()
+    others = sorted(
+        name
+        for name in earlier.keys() | settings.keys()
+        if earlier.get(name, ...) != settings.get(name, ...)
+    )
+    if others:
+        shown = ", ".join(others[:_SHOWN]) + ", ..." * (len(others) > _SHOWN)
+        return f"its run has another {shown}"
+    return "its run is finished" if (folder / _RESULTS).exists() else None
 
 
 def _remove_unused(folder: Path, made: list[Path]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ import numpy as np
 
 from ccnn_geo.extras import import_extra
 
-__all__ = ["read_las", "write_las"]
+__all__ = ["las_codes", "las_labels", "las_names", "read_las", "write_las"]
 
 _PURPOSE = "to read and write LAS and LAZ files"
 _COORDINATES = ("X", "Y", "Z")
@@ -27,6 +27,41 @@ _LONGEST_NAME = 32
 _OWN_DIMENSIONS = {*_COORDINATES, "classification", "red", "green", "blue", "color", "normal"}
 _COLOR_SCALE = 257
 """From colours in 8 bits to the 16 bits of a LAS file."""
+
+
+_CODES = {
+    "unclassified": 1, "clutter": 1, "ground": 2, "low vegetation": 3, "medium vegetation": 4,
+    "high vegetation": 5, "vegetation": 5, "tree": 5, "building": 6, "noise": 7, "water": 9,
+    "rail": 10, "road": 11,
+}  # fmt: skip
+"""Classes of the LAS specification by name; others are numbered from 64 on, its range for users."""
+_FIRST_FREE_CODE = 64
+
+
+def las_codes(classes: Sequence[str]) -> np.ndarray:
+    """Return the code of every class in LAS files, `[C]`."""
+    codes = [_CODES.get(name, _FIRST_FREE_CODE + number) for number, name in enumerate(classes)]
+    return np.array(codes)
+
+
+def las_names(codes: Sequence[int]) -> list[str]:
+    """Return the names of codes in LAS files; numbers for those without."""
+    names = {code: name for name, code in _CODES.items()}
+    names |= {1: "clutter", 5: "tree"}
+    return [names.get(code, str(code)) for code in codes]
+
+
+def las_labels(codes: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return the classes of points from their codes in a LAS file, -1 for codes of no class.
+
+    Args:
+        codes: Codes, `[N]`.
+        classes: Names of the classes.
+    """
+    labels = np.full(len(codes), -1, np.int64)
+    for number, code in enumerate(las_codes(classes)):
+        labels[codes == code] = number
+    return labels
 
 
 def read_las(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..cache import Arrays, cached_arrays, file_stamp, fingerprint, has_layout
+from ..io.las import las_labels
 from ..io.npz import read_npz
 from ..io.readers import visible_files
 from ..io.scenes import SCENE_SUFFIXES, Scene, read_scene
@@ -75,8 +76,11 @@ def list_landscapes(*, seed: int, train_scenes: int, test_scenes: int) -> Scenes
 def list_scene_folder(root: Path, *, label: str | None = None) -> Scenes:
     """Read labelled scans `root/{train,val,test}/*`, where `val` may be missing.
 
-    A file `classes.txt` names the classes, one per line; otherwise they are numbered. Labels that
-    are negative, and 255 unless there are as many classes, mark points without a class.
+    A file `classes.txt` names the classes, one per line, the first for label 0; otherwise they are
+    numbered. Labels that are negative, and 255 unless there are as many classes, mark points
+    without a class. The classification of LAS and LAZ files is translated by the names of the
+    classes, as the specification has them: 2 is `ground`, 5 `tree` or `vegetation`, 6 `building`;
+    codes of none of the classes mark points without one.
 
     Args:
         root: The folder.
@@ -103,10 +107,15 @@ def list_scene_folder(root: Path, *, label: str | None = None) -> Scenes:
         for split, scenes in splits.items()
         for name, scene in scenes.items()
     }
+    named = (root / _CLASSES_FILE).is_file()
     classes = _class_names(root / _CLASSES_FILE, paths)
     labelled = {
         split: {
-            name: _labelled(root / split / name, scene, len(classes))
+            name: _labelled(
+                root / split / name,
+                _translated(root / split / name, scene, classes, label, named),
+                len(classes),
+            )
             for name, scene in scenes.items()
         }
         for split, scenes in splits.items()
@@ -318,6 +327,16 @@ def _known_labels(scenes: Mapping[Path, Scene]) -> Iterator[np.ndarray]:
         known = scene.labels[(scene.labels >= 0) & (scene.labels != 255)]
         if len(known):
             yield known
+
+
+def _translated(
+    path: Path, scene: Scene, classes: Sequence[str], label: str | None, named: bool
+) -> Scene:
+    """Translate the classification of a LAS file to classes that have names."""
+    codes = path.suffix.lower() in (".las", ".laz") and label in (None, "classification")
+    if not (codes and named) or scene.labels is None:
+        return scene
+    return replace(scene, labels=las_labels(scene.labels, classes))
 
 
 def _labelled(path: Path, scene: Scene, num_classes: int) -> Scene:

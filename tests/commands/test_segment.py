@@ -163,3 +163,11 @@ def test_what_was_written_can_be_drawn(segment, scan, tmp_path, suffix):
     assert picture.read_bytes().startswith(b"\x89PNG")
     np.savetxt(tmp_path / "plain.xyz", np.eye(3))
     assert main(["plot", "labels", str(tmp_path / "plain.xyz"), str(picture)]) == 1
+
+
+def test_codes_of_las_files_are_translated_to_compare_with(segment, scan, tmp_path):
+    pytest.importorskip("laspy", reason="the extra `las` is missing")
+    labelled = tmp_path / "labelled.las"
+    segment(scan, "--output", labelled)
+    code, (entry,), _ = segment(labelled, "--label", "classification")
+    assert code == 0 and entry["accuracy"] > 0.99

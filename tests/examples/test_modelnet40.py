@@ -143,6 +143,7 @@ def killed(self, batch, batch_idx):
     return step(self, batch, batch_idx)
 CCNNClassifier.training_step = killed
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -132,8 +132,10 @@ def test_trains_on_two_forms_of_the_same_digits(run_example, train_on):
     )  # fmt: skip
     content = report("runs/mnist/seed0")
     assert content["split_sizes"]["test"] == (20 if train_on == "both" else 10)
-    assert content["forms"].keys() == {"images", "clouds"}
-    assert printed.splitlines()[-1].startswith(f"Trained on {train_on}, right: ")
+    assert content["forms"].keys() == content["adapted"].keys() == {"images", "clouds"}
+    lines = printed.splitlines()[-2:]
+    assert lines[0].startswith(f"Trained on {train_on}, right as trained: ")
+    assert lines[1].startswith(f"Trained on {train_on}, right with statistics of its own: ")
 
 
 def test_a_form_that_the_data_do_not_have_is_a_usage_error(run_example, capsys):

@@ -143,3 +143,14 @@ def test_what_a_killed_write_left_is_removed(first):
     with claim_folder(first, CONFIG) as folder:
         assert sorted(path.name for path in folder.glob("*.ckpt")) == ["last.ckpt"]
         assert not list(folder.glob(".*.tmp"))
+
+
+def test_what_differs_from_an_earlier_run_is_said(first, caplog):
+    put(first, "model: {width: 4, depth: 2}\n", "last.ckpt")
+    put(first.with_name("seed0-2"), CONFIG, "results.json")
+    with caplog.at_level(logging.INFO), claim_folder(first, CONFIG):
+        pass
+    assert f"Passing over the folder {first}: its run has another model.depth, model.width" in (
+        caplog.messages
+    )
+    assert f"Passing over the folder {first}-2: its run is finished" in caplog.messages

@@ -229,7 +229,10 @@ class TestLoaders:
             data = module(arrays)
             progress = SimpleNamespace(current=SimpleNamespace(processed=0))
             data.trainer = SimpleNamespace(
-                world_size=2, global_rank=rank, fit_loop=SimpleNamespace(epoch_progress=progress)
+                world_size=2,
+                global_rank=rank,
+                fit_loop=SimpleNamespace(epoch_progress=progress),
+                ckpt_path=None,
             )
             seen.append(
                 [x for batch in data.train_dataloader() for x in batch.pos[::8, 0].tolist()]

@@ -350,3 +350,18 @@ def test_rooms_are_read_once_and_again_when_a_file_changes(tmp_path):
     (built,) = [each for each in cache.iterdir() if (each / "sizes.npy").exists()][:1]
     (built / "sizes.npy").write_bytes(b"")
     assert list_s3dis(data, cache_dir=cache).test["Area_5/b"].points[:, 0].tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("suffix", ["las", "laz"])
+def test_codes_of_las_files_are_translated_by_the_names_of_the_classes(tmp_path, suffix):
+    pytest.importorskip("laspy", reason="the extra `las` is missing")
+    (tmp_path / "train").mkdir()
+    points = np.random.default_rng(0).normal(size=(5, 3))
+    codes = np.array([2, 5, 1, 65, 9])
+    write_scene(tmp_path / "train" / f"a.{suffix}", Scene(points, labels=codes))
+    (tmp_path / "classes.txt").write_text("ground\nbench\ntree\nclutter\n")
+    (scene,) = list_scene_folder(tmp_path).train.values()
+    assert scene.labels.tolist() == [0, 2, 3, 1, -1]
+    (tmp_path / "classes.txt").unlink()
+    listing = list_scene_folder(tmp_path)
+    assert len(listing.classes) == 66
