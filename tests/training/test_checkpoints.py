@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(tmp_path, monkeypatch
 def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path, content):
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"last.ckpt: expected a complete.*remove the folder to train"):
+    with pytest.raises(ValueError, match=r"last.ckpt: expected a complete.*remove the folder"):
         check_checkpoint(path, tiny_classifier())
     with pytest.raises(ValueError, match=r"last.ckpt: expected a complete checkpoint"):
         load_network(path)
@@ -101,7 +101,7 @@ def test_a_file_without_weights_is_named(tmp_path, content):
 )  # fmt: skip
 def test_whatever_resuming_needs_is_required_in_its_type(tmp_path, whole, entry):
     path = tmp_path / "last.ckpt"
-    message = f"last.ckpt: expected the checkpoint of a training, got none .* of {entry}; remove the folder"
+    message = f"last.ckpt: expected the checkpoint of a training, got none .* of {entry}; remove the"
     for content in ({**whole, entry: None}, {k: v for k, v in whole.items() if k != entry}):
         torch.save(content, path)
         with pytest.raises(ValueError, match=message):
