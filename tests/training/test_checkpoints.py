@@ -101,7 +101,7 @@ def test_a_file_without_weights_is_named(tmp_path, content):
 )  # fmt: skip
 def test_whatever_resuming_needs_is_required_in_its_type(tmp_path, whole, entry):
     path = tmp_path / "last.ckpt"
-    message = f"last.ckpt: expected the checkpoint of a training, got none .* of {entry}; remove the"
+    message = f"last.ckpt: expected the checkpoint of a training, .* of {entry}; remove the folder"
     for content in ({**whole, entry: None}, {k: v for k, v in whole.items() if k != entry}):
         torch.save(content, path)
         with pytest.raises(ValueError, match=message):
