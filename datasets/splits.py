@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["stratified_holdout", "stratified_split", "stratified_subset"]
+__all__ = ["random_holdout", "stratified_holdout", "stratified_split", "stratified_subset"]
 
 
 def stratified_split(
@@ -67,6 +67,26 @@ def stratified_holdout(
                 "got one of each; `val_fraction`=0 trains without validation"
             )
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def random_holdout(count: int, fraction: float, *, seed: int) -> np.ndarray:
+    """Choose samples without classes to hold out.
+
+    At least one is held out if the fraction is not 0, and at least one is kept.
+
+    Args:
+        count: Number of samples, M.
+        fraction: Fraction to hold out, at least 0 and below 1.
+        seed: Seed of the choice.
+
+    Returns:
+        Whether each sample is held out, `[M]`.
+    """
+    held_out = np.zeros(count, dtype=bool)
+    if fraction > 0:
+        number = min(max(round(fraction * count), 1), count - 1)
+        held_out[np.random.default_rng([seed, 2]).permutation(count)[:number]] = True
+    return held_out
 
 
 def stratified_subset(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:

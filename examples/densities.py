@@ -38,15 +38,17 @@ class DensitiesCLI(PointCloudCLI):
 
     def densities(self) -> Iterator[dict[str, Any]]:
         """Test the network on even and uneven clouds of several numbers of points."""
-        settings = self.config.data.as_dict()
+        data = PointCloudDataModule(**self.config.data.as_dict())
+        data.setup()
+        dataset = data.test_dataset
+        transforms = {
+            "even": dataset.transform,
+            "uneven": Compose([UNEVEN, dataset.transform]),
+        }
         for points in self.config.test_points:
             row: dict[str, Any] = {"points": points}
-            for kind, thinning in (("even", None), ("uneven", UNEVEN)):
-                data = PointCloudDataModule(**{**settings, "num_points": points})
-                data.setup()
-                if thinning is not None:
-                    dataset = data.test_dataset
-                    dataset.transform = Compose([thinning, dataset.transform])
+            dataset.num_points = points
+            for kind, dataset.transform in transforms.items():
                 row[kind] = self.tested(data.test_dataloader()).get("accuracy")
             yield row
 

@@ -149,14 +149,14 @@ def _labels(options: argparse.Namespace) -> list[Path]:
 
     from ccnn_geo.commands.classes import class_colors
     from ccnn_geo.datasets import read_scene
-    from ccnn_geo.datasets.io.las import las_names
+    from ccnn_geo.datasets.io.las import LAS_SUFFIXES, las_names
     from ccnn_geo.visualization.figures import plot_labels, save_figure
 
     scene = read_scene(options.file, label=options.label)
     if scene.labels is None:
         raise ValueError(f"{options.file}: expected labels, got a scan without")
     numbers, labels = np.unique(scene.labels, return_inverse=True)
-    las = options.file.suffix.lower() in (".las", ".laz")
+    las = options.file.suffix.lower() in LAS_SUFFIXES
     names = las_names(numbers.tolist()) if las else [str(number) for number in numbers]
     figure = plot_labels(
         scene.points, labels, names=names, colors=class_colors(names), depth=options.slice

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ccnn_geo.pretrained.labelling import Labeller, Labelling
 
 HELP = "label every point of scans or objects"
-_LAS = (".las", ".laz")
 _MESHES = (".obj", ".off", ".stl")
 _SHOWN = 20_000
 """Points of a scan on an interactive page."""
@@ -119,6 +118,7 @@ def _outputs(files: list[Path], output: Path | None) -> dict[Path, Path]:
         ValueError: If a file for one scan is given for several, or cannot carry labels.
         OSError: If it cannot be written.
     """
+    from ccnn_geo.datasets.io.las import LAS_SUFFIXES
     from ccnn_geo.datasets.io.scenes import WRITABLE_SUFFIXES
 
     if output is None:
@@ -138,7 +138,7 @@ def _outputs(files: list[Path], output: Path | None) -> dict[Path, Path]:
     output.mkdir(parents=True, exist_ok=True)
     outputs: dict[Path, Path] = {}
     for file in files:
-        suffix = file.suffix.lower() if file.suffix.lower() in _LAS else ".ply"
+        suffix = file.suffix.lower() if file.suffix.lower() in LAS_SUFFIXES else ".ply"
         outputs[file] = output / f"{file.stem}{suffix}"
     if len(set(outputs.values())) < len(files):
         raise ValueError(
@@ -151,7 +151,7 @@ def _outputs(files: list[Path], output: Path | None) -> dict[Path, Path]:
 def _read(file: Path, label: str | None, labeller: Labeller) -> Scene:
     """Read a scan, or sample the points of a mesh."""
     from ccnn_geo.datasets import Scene, read_geometry, read_scene
-    from ccnn_geo.datasets.io.las import las_labels
+    from ccnn_geo.datasets.io.scenes import translate_codes
     from ccnn_geo.datasets.point_clouds.sampling import Sampling
     from ccnn_geo.pretrained.labelling import ObjectLabeller
 
@@ -161,10 +161,7 @@ def _read(file: Path, label: str | None, labeller: Labeller) -> Scene:
         scene = read_scene(file, label=label)
         if label is None or scene.labels is None:
             return Scene(scene.points, scene.attributes)
-        if file.suffix.lower() in _LAS and label == "classification":
-            labels = las_labels(scene.labels, labeller.classes)
-            return Scene(scene.points, scene.attributes, labels)
-        return scene
+        return translate_codes(file, scene, labeller.classes, label=label)
     points = labeller.preprocessing.points_per_mesh
     sampling = Sampling(points_per_mesh=points, normalize="none", seed=labeller.seed)
     rows = sampling.clouds(read_geometry(file, allow_faceless=True), file.name)[0].rows

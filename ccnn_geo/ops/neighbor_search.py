@@ -171,15 +171,11 @@ def radius_graph(
     check_flow(flow)
     if backend == "torch_cluster":
         raise ValueError("Expected `backend` to be auto, torch or scipy, got 'torch_cluster'")
-    sizes = check_clouds(x, batch)
-    lengths = per_axis_period(period, x.size(1))
-    r = _check_radius(r, lengths)
-    x, lengths, factor = rescaled(x.detach(), lengths)
-    name = choose(backend, x, 1, max(sizes, default=0), lengths)
+    name, clouds, r, lengths = _radius_search(x, r, batch, period, backend)
     edges, start = [x.new_zeros(2, 0, dtype=torch.int64)], 0
     with torch.autocast(x.device.type, enabled=False):
-        for cloud in x.split(sizes):
-            found = _within(name, cloud, r * factor, loop, lengths)
+        for cloud in clouds:
+            found = _within(name, cloud, r, loop, lengths)
             if max_num_neighbors is not None:
                 found = _first_of_targets(found, len(cloud), max_num_neighbors)
             edges.append(found + start)
@@ -202,22 +198,15 @@ def neighbors_within(
     Returns:
         The neighbours of every point.
     """
-    sizes = check_clouds(pos, batch)
-    lengths = per_axis_period(period, pos.size(1))
-    r = _check_radius(r, lengths)
-    pos, lengths, factor = rescaled(pos.detach(), lengths)
-    name = choose("auto", pos, 1, max(sizes, default=0), lengths)
-    sources, counts, start = (
-        [pos.new_zeros(0, dtype=torch.int64)],
-        [pos.new_zeros(0, dtype=torch.int64)],
-        0,
-    )
+    name, clouds, r, lengths = _radius_search(pos, r, batch, period, "auto")
+    none = pos.new_zeros(0, dtype=torch.int64)
+    sources, counts, start = [none], [none], 0
     with torch.autocast(pos.device.type, enabled=False):
-        for cloud in pos.split(sizes):
+        for cloud in clouds:
             if len(cloud) <= _MAX_DENSE and lengths is None:
-                source, target = _within_densely(cloud, r * factor)
+                source, target = _within_densely(cloud, r)
             else:
-                source, target = _within(name, cloud, r * factor, True, lengths)
+                source, target = _within(name, cloud, r, True, lengths)
             sources.append(source + start)
             counts.append(torch.bincount(target, minlength=len(cloud)))
             start += len(cloud)
@@ -237,6 +226,22 @@ def neighbor_distances(
     """
     lengths = per_axis_period(period, pos.size(1))
     return _lengths(pos, neighbors.source, neighbors.target, lengths)
+
+
+def _radius_search(
+    pos: Tensor,
+    r: float,
+    batch: Tensor | None,
+    period: float | tuple[float | None, ...] | None,
+    backend: str,
+) -> tuple[str, tuple[Tensor, ...], float, Period | None]:
+    """Check a search within a radius; return backend, and rescaled clouds, radius and period."""
+    sizes = check_clouds(pos, batch)
+    lengths = per_axis_period(period, pos.size(1))
+    r = _check_radius(r, lengths)
+    pos, lengths, factor = rescaled(pos.detach(), lengths)
+    name = choose(backend, pos, 1, max(sizes, default=0), lengths)
+    return name, pos.split(sizes), r * factor, lengths
 
 
 def _check_radius(r: float, period: Period | None) -> float:

@@ -195,7 +195,7 @@ class SceneLabeller(Labeller):
     """Labels scans of any size.
 
     The scan is thinned as in training and cut into overlapping tiles. A tile with more points than
-    the network was trained on is divided at random, so that their density is that of training.
+    the network was trained on is divided at random, so that the density is the same as in training.
     Probabilities are averaged over the tiles that a point is in, with weights that decrease towards
     the rim. Points that thinning left out get the label of the nearest one that was kept.
 

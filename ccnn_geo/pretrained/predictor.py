@@ -204,7 +204,7 @@ class Classifier:
 def compensation(
     model: CCNN, pos: Tensor, batch: Tensor, density: Tensor
 ) -> dict[str, Neighborhood | Tensor | None]:
-    """Return graph and weights that make up for another density, as arguments of `CCNN.forward`.
+    """Return graph and weights that compensate another density, as arguments of `CCNN.forward`.
 
     Networks with a `radius` or a `density` of their own need no other graph or weights.
 

@@ -15,7 +15,13 @@ from ccnn_geo.files import atomic_write
 from ccnn_geo.nn import CCNN
 from ccnn_geo.pretrained.storage import TensorInfo, differences
 
-__all__ = ["AtomicCheckpointIO", "FolderCheckpoint", "check_checkpoint", "load_network"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "FolderCheckpoint",
+    "check_checkpoint",
+    "load_network",
+    "names_best",
+]
 
 _PREFIX = "network."
 # What Lightning and `CCNNModule` need to resume.
@@ -40,8 +46,7 @@ _EARLIER = (
 class FolderCheckpoint(ModelCheckpoint):
     """A `ModelCheckpoint` that keeps its record if the folder of the run was moved.
 
-    Lightning compares the folder with that of the checkpoint, and forgets the best epoch so far
-    if they differ.
+    Lightning forgets the best epoch so far if the folder differs from the one in the checkpoint.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -126,6 +131,17 @@ def _check_optimizer(path: Path, content: dict[str, Any], module: nn.Module) -> 
             f"{path}: expected the state of one optimizer with groups of {expected} parameters, "
             f"got {found}; {_ADVICE}"
         )
+
+
+def names_best(path: Path) -> bool:
+    """Return True if a checkpoint records a `best.ckpt`.
+
+    Raises:
+        ValueError: If it is not a checkpoint; names the file.
+    """
+    records = _read(path).get("callbacks", {}).values()
+    paths = [each.get("best_model_path") for each in records if isinstance(each, dict)]
+    return any(each and Path(each).name == "best.ckpt" for each in paths)
 
 
 def load_network(path: Path) -> CCNN:

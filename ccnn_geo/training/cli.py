@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
-import torch
 import yaml
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -22,7 +21,12 @@ from torch import nn
 
 from ccnn_geo.files import check_name, save_json
 from ccnn_geo.nn import CCNN
-from ccnn_geo.training.checkpoints import AtomicCheckpointIO, FolderCheckpoint, check_checkpoint
+from ccnn_geo.training.checkpoints import (
+    AtomicCheckpointIO,
+    FolderCheckpoint,
+    check_checkpoint,
+    names_best,
+)
 from ccnn_geo.training.folders import claim_folder, find_folder
 from ccnn_geo.training.parser import ExperimentParser
 from ccnn_geo.training.report import ConfusionMatrix, RunReport
@@ -208,7 +212,7 @@ class ExperimentCLI(LightningCLI):
             if resumed is not None:
                 rank_zero_info(f"Resuming from {last}; remove the folder to start anew")
                 self._check_checkpoints(path for path in (last, best) if path.exists())
-                if not best.exists() and self._names_best(last):
+                if not best.exists() and names_best(last):
                     self.parser.error(
                         f"{best}: expected the best checkpoint so far, which {last} names, got "
                         "none; remove the folder to train from the start"
@@ -295,14 +299,6 @@ class ExperimentCLI(LightningCLI):
         measured = self.trainer.test(self.model, loader, verbose=False)
         metrics = measured[0] if measured else {}
         return {name.removeprefix("test/"): value for name, value in metrics.items()}
-
-    @staticmethod
-    def _names_best(checkpoint: Path) -> bool:
-        """Return True if a checkpoint records another one as the best so far."""
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        records = content.get("callbacks", {}).values()
-        paths = [each.get("best_model_path") for each in records if isinstance(each, dict)]
-        return any(path and Path(path).name == "best.ckpt" for path in paths)
 
     def _check_checkpoints(self, paths: Iterable[Path]) -> None:
         try:

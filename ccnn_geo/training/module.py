@@ -31,7 +31,7 @@ __all__ = ["CCNNModule"]
 
 
 _STEP = 1
-"""Keeps the seeds of steps apart from those of samples."""
+"""Keeps the seeds of steps different from the seeds of samples."""
 
 
 class CCNNModule(pl.LightningModule):

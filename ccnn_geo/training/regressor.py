@@ -22,9 +22,9 @@ class CCNNRegressor(CCNNModule):
     `y`: `[B, T]` for a network with a readout, `[N, T]` without one, and `[B, T, *S]` on grids.
     Targets that are NaN count neither in the loss nor in the metrics.
 
-    The network predicts targets of mean 0 and deviation 1; `self(batch)` has these units, and
-    `predictions` those of the targets. The loss is their mean squared error. Metrics in the units
-    of the targets are, per split, the mean absolute error `mae`, the root of the mean squared error
+    The network predicts targets of mean 0 and deviation 1, which `self(batch)` returns and whose
+    mean squared error is the loss; `predictions` converts them to the units of the targets. Metrics
+    in these units are, per split, the mean absolute error `mae`, the root of the mean squared error
     `rmse` and, averaged over the targets, the explained share of the variance `r2`.
 
     Args:

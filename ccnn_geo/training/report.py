@@ -49,7 +49,7 @@ class RunReport(Callback):
         self._validated = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that the metrics of the validation are those of this epoch."""
+        """Remember that this epoch has validation metrics."""
         self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

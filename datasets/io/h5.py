@@ -25,7 +25,7 @@ def read_h5_clouds(
         optional: Names of further data sets `[M, N, 3]`, which may be missing.
 
     Returns:
-        `data` and those of the others that exist, float32, and `label [M]`, int64.
+        `data` and the optional data sets that exist, float32, and `label [M]`, int64.
 
     Raises:
         ValueError: If the file is no HDF5 file, lacks a data set, or one has another shape or type,

@@ -12,8 +12,9 @@ import numpy as np
 
 from ccnn_geo.extras import import_extra
 
-__all__ = ["las_codes", "las_labels", "las_names", "read_las", "write_las"]
+__all__ = ["LAS_SUFFIXES", "las_codes", "las_labels", "las_names", "read_las", "write_las"]
 
+LAS_SUFFIXES = (".las", ".laz")
 _PURPOSE = "to read and write LAS and LAZ files"
 _COORDINATES = ("X", "Y", "Z")
 # LAZ needs about two bytes for a point; a header that promises far more is damaged.
@@ -30,11 +31,12 @@ _COLOR_SCALE = 257
 
 
 _CODES = {
-    "unclassified": 1, "clutter": 1, "ground": 2, "low vegetation": 3, "medium vegetation": 4,
-    "high vegetation": 5, "vegetation": 5, "tree": 5, "building": 6, "noise": 7, "water": 9,
+    "clutter": 1, "unclassified": 1, "ground": 2, "low vegetation": 3, "medium vegetation": 4,
+    "tree": 5, "vegetation": 5, "high vegetation": 5, "building": 6, "noise": 7, "water": 9,
     "rail": 10, "road": 11,
 }  # fmt: skip
-"""Classes of the LAS specification by name; others are numbered from 64 on, its range for users."""
+"""Codes of the LAS specification by the name of the class, of several names the one to show first;
+other classes are numbered from 64 on, its range for users."""
 _FIRST_FREE_CODE = 64
 
 
@@ -46,8 +48,7 @@ def las_codes(classes: Sequence[str]) -> np.ndarray:
 
 def las_names(codes: Sequence[int]) -> list[str]:
     """Return the names of codes in LAS files; numbers for those without."""
-    names = {code: name for name, code in _CODES.items()}
-    names |= {1: "clutter", 5: "tree"}
+    names = {code: name for name, code in reversed(_CODES.items())}
     return [names.get(code, str(code)) for code in codes]
 
 

@@ -63,7 +63,7 @@ def read_ply_columns(path: Path) -> dict[str, np.ndarray]:
         path: The file.
 
     Returns:
-        Arrays `[V]`, in the type of the file; lists, such as those of faces, are omitted.
+        Arrays `[V]`, in the type of the file; properties that are lists are omitted.
 
     Raises:
         ValueError: If the header is broken, or rows are missing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -12,7 +12,7 @@ import numpy as np
 
 from ccnn_geo.files import atomic_write
 
-from .las import read_las, write_las
+from .las import LAS_SUFFIXES, las_labels, read_las, write_las
 from .npz import read_npz
 from .pcd import read_pcd_columns
 from .ply import read_ply_columns
@@ -108,7 +108,7 @@ def read_scene(path: Path | str, *, label: str | None = None) -> Scene:
         known = ", ".join(sorted(SCENE_SUFFIXES))
         raise ValueError(f"{path}: expected one of {known}, got {suffix!r}")
     require_regular(path)
-    if suffix in (".las", ".laz"):
+    if suffix in LAS_SUFFIXES:
         points, columns = read_las(path)
     elif suffix == ".bin":
         points, columns = _read_kitti(path)
@@ -125,6 +125,27 @@ def read_scene(path: Path | str, *, label: str | None = None) -> Scene:
             )
         labels = _whole(path, name, attributes.pop(name))
     return Scene(points, attributes, labels)
+
+
+def translate_codes(
+    path: Path, scene: Scene, classes: Sequence[str], *, label: str | None = None
+) -> Scene:
+    """Translate the classification of a LAS or LAZ file to indices of classes.
+
+    Args:
+        path: The file; scans of other formats are returned as they are.
+        scene: The scan that was read from it.
+        classes: Names of the classes.
+        label: Name of the attribute that the labels were read from, see `read_scene`. Only the
+            classification has codes.
+
+    Returns:
+        The scan, with -1 for codes of none of the classes.
+    """
+    coded = path.suffix.lower() in LAS_SUFFIXES and label in (None, "classification")
+    if not coded or scene.labels is None:
+        return scene
+    return replace(scene, labels=las_labels(scene.labels, classes))
 
 
 def write_scene(
@@ -166,7 +187,7 @@ def write_scene(
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         else:
             codes = _codes(path, scene) if codes is None else codes
-            kept = source if source and source.suffix.lower() in (".las", ".laz") else None
+            kept = source if source and source.suffix.lower() in LAS_SUFFIXES else None
             write_las(
                 file,
                 scene.points,

@@ -207,7 +207,7 @@ class PointCloudDataModule(ClassificationDataModule[PointCloudDataset]):
         return self._num_features
 
     def _further_features(self, train: SampledDataset) -> list[BaseTransform]:
-        """Return transforms that add input channels to those of the points."""
+        """Return transforms that append further input channels."""
         return []
 
     def _sampled(self) -> dict[str, SampledDataset]:
@@ -344,7 +344,7 @@ class PartSegmentationDataModule(PointCloudDataModule):
 
     @property
     def num_features(self) -> int:
-        """Number of input channels, including those of the category."""
+        """Number of input channels, including the channels of the category."""
         return super().num_features + (len(self.categories) if self.category_input else 0)
 
     def _further_features(self, train: SampledDataset) -> list[BaseTransform]:

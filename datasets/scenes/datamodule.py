@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 from torch_geometric.transforms import BaseTransform, Compose
 
 from ccnn_geo.transforms.augment import (
@@ -18,6 +17,7 @@ from ccnn_geo.transforms.mesh import StackFeatures
 
 from ..datamodule import ClassificationDataModule, check_choice
 from ..io.scenes import Scene
+from ..splits import random_holdout
 from .dataset import SceneTiles, feature_names
 from .listing import Scenes, list_landscapes, list_s3dis, list_scene_arrays, list_scene_folder
 from .tiles import TileShape, Tiling
@@ -220,11 +220,13 @@ def _split(scenes: Scenes, fraction: float, seed: int) -> tuple[dict[str, Scene]
     """Return training and validation scans."""
     if scenes.val is not None:
         return scenes.train, scenes.val
-    names = list(scenes.train)
-    count = round(fraction * len(names))
-    if fraction > 0:
-        count = min(max(count, 1), len(names) - 1)
-    held_out = {names[k] for k in np.random.default_rng([seed, 2]).permutation(len(names))[:count]}
-    train = {name: scene for name, scene in scenes.train.items() if name not in held_out}
-    val = {name: scene for name, scene in scenes.train.items() if name in held_out}
+    held_out = random_holdout(len(scenes.train), fraction, seed=seed)
+    train, val = (
+        {
+            name: scene
+            for (name, scene), out in zip(scenes.train.items(), held_out, strict=True)
+            if out == wanted
+        }
+        for wanted in (False, True)
+    )
     return train, val

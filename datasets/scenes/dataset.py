@@ -92,7 +92,7 @@ class SceneTiles(ClassificationDataset):
         inside = self.tiling.inside(self._trees[number], center)
         chosen = next(self.tiling.parts(inside, generator))
         scene = self.scenes[number]
-        # The ground of a column is that of all its points.
+        # The ground of a column follows from all its points, not only from the chosen ones.
         pos = self.tiling.local(scene.points[inside], center)[np.searchsorted(inside, chosen)]
         data = Data(pos=torch.from_numpy(pos), y=torch.from_numpy(self._labels(scene)[chosen]))
         for name, columns in self.features[number].items():
@@ -104,7 +104,6 @@ class SceneTiles(ClassificationDataset):
             (number, center)
             for number, scene in enumerate(self.scenes)
             for center in self.tiling.centers(scene.points)
-            if len(self.tiling.inside(self._trees[number], center))
         ]
 
     def _by_class(self) -> list[np.ndarray]:

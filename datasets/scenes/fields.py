@@ -20,6 +20,7 @@ from ..dataset import SeededDataset, Transform
 from ..io.npz import read_npz
 from ..io.readers import visible_files
 from ..io.scenes import SCENE_SUFFIXES, Scene, read_scene
+from ..splits import random_holdout
 from .dataset import feature_names, tile_features
 from .tiles import Tiling
 
@@ -110,14 +111,10 @@ class FieldTiles(SeededDataset):
 
     def _read(self, index: int) -> Data:
         generator = np.random.default_rng(int(torch.randint(2**62, ())))
-        if not self.train:
-            number, center = self._centers[index]
+        if self.train:
+            number, center = self._random_center(generator)
         else:
-            point = int(generator.integers(self._starts[-1]))
-            number = int(np.searchsorted(self._starts, point, side="right")) - 1
-            center = self.fields[number].points[point - self._starts[number]]
-            if self.whole:
-                center = _middle(self.fields[number])
+            number, center = self._centers[index]
         field = self.fields[number]
         inside = self.tiling.inside(self._trees[number], center)
         chosen = next(self.tiling.parts(inside, generator))
@@ -141,6 +138,12 @@ class FieldTiles(SeededDataset):
             target[~own] = np.nan
         data.y = torch.from_numpy(target)
         return data
+
+    def _random_center(self, generator: np.random.Generator) -> tuple[int, np.ndarray]:
+        point = int(generator.integers(self._starts[-1]))
+        number = int(np.searchsorted(self._starts, point, side="right")) - 1
+        field = self.fields[number]
+        return number, _middle(field) if self.whole else field.points[point - self._starts[number]]
 
     def _covering(self) -> list[tuple[int, np.ndarray]]:
         if self.whole:
@@ -307,10 +310,9 @@ class FieldDataModule(SplitDataModule[FieldTiles]):
         if not files["train"]:
             kinds = ", ".join(sorted(SCENE_SUFFIXES))
             raise ValueError(f"{self.root / 'train'}: expected clouds ({kinds}), got none")
-        if not (self.root / "val").is_dir() and len(files["train"]) > 1 and self.val_fraction > 0:
-            count = max(1, round(self.val_fraction * len(files["train"])))
-            order = np.random.default_rng([self.split_seed, 2]).permutation(len(files["train"]))
-            files["val"] = [files["train"][k] for k in order[:count]]
+        if not (self.root / "val").is_dir():
+            held_out = random_holdout(len(files["train"]), self.val_fraction, seed=self.split_seed)
+            files["val"] = [path for path, out in zip(files["train"], held_out, strict=True) if out]
             files["train"] = [path for path in files["train"] if path not in files["val"]]
         return {
             split: [self._field(path, read_scene(path)) for path in paths]
@@ -337,9 +339,7 @@ class FieldDataModule(SplitDataModule[FieldTiles]):
             )
         whole = Field(points["train"], features["train"], target["train"])
         others = Field(points["test"], features["test"], target["test"])
-        count = len(whole.points)
-        order = np.random.default_rng([self.split_seed, 2]).permutation(count)
-        held_out = np.isin(np.arange(count), order[: round(self.val_fraction * count)])
+        held_out = random_holdout(len(whole.points), self.val_fraction, seed=self.split_seed)
         val = [replace(whole, given=~held_out)] if held_out.any() else []
         return {"train": [_select(whole, ~held_out)], "val": val, "test": [_joined(whole, others)]}
 

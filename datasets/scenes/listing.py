@@ -11,10 +11,9 @@ from typing import TypeVar
 import numpy as np
 
 from ..cache import Arrays, cached_arrays, file_stamp, fingerprint, has_layout
-from ..io.las import las_labels
 from ..io.npz import read_npz
 from ..io.readers import visible_files
-from ..io.scenes import SCENE_SUFFIXES, Scene, read_scene
+from ..io.scenes import SCENE_SUFFIXES, Scene, read_scene, translate_codes
 from .landscapes import LANDSCAPE_CLASSES, make_landscape
 
 __all__ = [
@@ -92,36 +91,24 @@ def list_scene_folder(root: Path, *, label: str | None = None) -> Scenes:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"Expected a folder of scans, {{train,val,test}}/*, got {root}")
-    splits = {
-        split: {
-            path.name: read_scene(path, label=label)
-            for path in visible_files(root / split, SCENE_SUFFIXES)
-        }
-        for split in ("train", "val", "test")
+    files = {
+        split: visible_files(root / split, SCENE_SUFFIXES) for split in ("train", "val", "test")
     }
-    if not splits["train"]:
+    if not files["train"]:
         kinds = ", ".join(sorted(SCENE_SUFFIXES))
         raise ValueError(f"{root / 'train'}: expected scans ({kinds}), got none")
-    paths = {
-        root / split / name: scene
-        for split, scenes in splits.items()
-        for name, scene in scenes.items()
-    }
-    named = (root / _CLASSES_FILE).is_file()
-    classes = _class_names(root / _CLASSES_FILE, paths)
-    labelled = {
-        split: {
-            name: _labelled(
-                root / split / name,
-                _translated(root / split / name, scene, classes, label, named),
-                len(classes),
-            )
-            for name, scene in scenes.items()
+    scenes = {path: read_scene(path, label=label) for paths in files.values() for path in paths}
+    classes = _class_names(root / _CLASSES_FILE, scenes)
+    if (root / _CLASSES_FILE).is_file():
+        scenes = {
+            path: translate_codes(path, scene, classes, label=label)
+            for path, scene in scenes.items()
         }
-        for split, scenes in splits.items()
-    }
-    val = labelled["val"] if (root / "val").is_dir() else None
-    return Scenes(classes, labelled["train"], labelled["test"], val)
+    train, val, test = (
+        {path.name: _labelled(path, scenes[path], len(classes)) for path in paths}
+        for paths in files.values()
+    )
+    return Scenes(classes, train, test, val if (root / "val").is_dir() else None)
 
 
 def list_s3dis(
@@ -327,16 +314,6 @@ def _known_labels(scenes: Mapping[Path, Scene]) -> Iterator[np.ndarray]:
         known = scene.labels[(scene.labels >= 0) & (scene.labels != 255)]
         if len(known):
             yield known
-
-
-def _translated(
-    path: Path, scene: Scene, classes: Sequence[str], label: str | None, named: bool
-) -> Scene:
-    """Translate the classification of a LAS file to classes that have names."""
-    codes = path.suffix.lower() in (".las", ".laz") and label in (None, "classification")
-    if not (codes and named) or scene.labels is None:
-        return scene
-    return replace(scene, labels=las_labels(scene.labels, classes))
 
 
 def _labelled(path: Path, scene: Scene, num_classes: int) -> Scene:

@@ -136,3 +136,8 @@ def test_missing_files_and_numbers_are_named(surfaces, tmp_path):
         FieldDataModule("folder", tmp_path / "empty").setup()
     with pytest.raises(ValueError, match="Expected `root`"):
         FieldDataModule()
+
+
+def test_a_training_file_is_kept_whatever_is_held_out(surfaces):
+    data = surfaces(val_fraction=0.9)
+    assert [len(each.fields) for each in (data.train_dataset, data.val_dataset)] == [1, 1]
